@@ -1,0 +1,18 @@
+"""Networks: the contracts of a VAE and an energy, and the ones that come with the package."""
+
+from vaebm.models.base import VAE, Decoded, ElboTerms, Energy, NoiseDecoder, models
+from vaebm.models.conv import ConvEnergy, ConvVAE
+from vaebm.models.mlp import MLPVAE, MLPEnergy
+
+__all__ = [
+    "MLPVAE",
+    "VAE",
+    "ConvEnergy",
+    "ConvVAE",
+    "Decoded",
+    "ElboTerms",
+    "Energy",
+    "MLPEnergy",
+    "NoiseDecoder",
+    "models",
+]

@@ -1,0 +1,142 @@
+"""Contracts of the networks: NoiseDecoder, VAE, Energy and their result tuples."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple
+
+from torch import Size, Tensor, nn
+
+from vaebm.configurable import Configurable
+from vaebm.registry import Registry
+
+
+class Decoded(NamedTuple):
+    """What a decoder makes of noise.
+
+    Attributes:
+        image: A sample x, ``(B, C, H, W)`` in [0, 1]; 2-D toys ``(B, 2)`` reals.
+        mean: The mean of p(x|z), shaped like `image`; not clamped.
+        log_joint: log p(z) + log p(x|z) in nats, ``(B,)``.
+    """
+
+    image: Tensor
+    mean: Tensor
+    log_joint: Tensor
+
+
+class ElboTerms(NamedTuple):
+    """The two sides of the evidence lower bound.
+
+    Attributes:
+        log_px: log p(x|z) at a posterior sample, in nats, ``(B,)``.
+        kl: KL(q(z|x) ‖ p(z)) per latent group, in nats, ``(B, L)``.
+    """
+
+    log_px: Tensor
+    kl: Tensor
+
+    @property
+    def elbo(self) -> Tensor:
+        """log p(x|z) − Σ KL, a lower bound of log p(x), ``(B,)``."""
+        return self.log_px - self.kl.sum(1)
+
+
+class NoiseDecoder(Configurable, nn.Module, ABC):
+    """A deterministic map x = T(ε) of standard normal noise to images (Eq. 8).
+
+    All coordinates of ε have the same scale, so that one step size serves every latent group.
+
+    Attributes:
+        noise_shapes: Shape of each group's noise, top-down, pixels last.
+    """
+
+    noise_shapes: tuple[Size, ...]
+
+    def __init__(self, noise_shapes: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.noise_shapes = tuple(Size(shape) for shape in noise_shapes)
+
+    @property
+    def noise_dim(self) -> int:
+        """D, the number of noise coordinates of one image."""
+        return sum(prod(shape) for shape in self.noise_shapes)
+
+    @property
+    def latent_dim(self) -> int:
+        """Noise coordinates of the latent groups alone, i.e. without the pixels."""
+        return self.noise_dim - prod(self.image_shape)
+
+    @property
+    def image_shape(self) -> Size:
+        """Shape of one image (C, H, W), or (2,) for toys."""
+        return self.noise_shapes[-1]
+
+    def split(self, eps: Tensor) -> tuple[Tensor, ...]:
+        """Cut flat noise into its groups.
+
+        Args:
+            eps: Noise, ``(B, D)``.
+
+        Returns:
+            One view per entry of `noise_shapes`, ``(B, *shape)``; no copies.
+
+        Raises:
+            ValueError: If `eps` is not ``(B, noise_dim)``.
+        """
+        if eps.ndim != 2 or eps.shape[1] != self.noise_dim:
+            raise ValueError(f"noise of shape {tuple(eps.shape)}, but (B, {self.noise_dim}) is due")
+        parts = eps.split([prod(shape) for shape in self.noise_shapes], dim=1)
+        return tuple(
+            part.unflatten(1, shape) for part, shape in zip(parts, self.noise_shapes, strict=True)
+        )
+
+    @abstractmethod
+    def decode(self, eps: Tensor, *, temperature: float = 1.0) -> Decoded:
+        """Map noise to an image.
+
+        Args:
+            eps: Noise, ``(B, D)``.
+            temperature: Factor on the scale of every latent group; 1 is the model itself.
+
+        Returns:
+            Image, decoder mean and log p(z) + log p(x|z).
+        """
+
+
+class VAE(NoiseDecoder):
+    """A variational autoencoder whose generator is a map of noise."""
+
+    @abstractmethod
+    def elbo(self, image: Tensor, *, noise: Tensor | None = None) -> ElboTerms:
+        """One-sample estimate of the evidence lower bound.
+
+        Args:
+            image: Images, ``(B, C, H, W)`` in [0, 1]; toys ``(B, 2)``.
+            noise: Posterior noise, ``(B, latent_dim)``; drawn afresh if not given.
+
+        Returns:
+            log p(x|z) and the KL divergence of each latent group.
+        """
+
+
+class Energy(Configurable, nn.Module, ABC):
+    """An energy network E(x); low energy means likely: h(x) ∝ p_θ(x) exp(−E(x)) (Eq. 5)."""
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Tensor:
+        """Energies of images.
+
+        Args:
+            image: Images, ``(B, C, H, W)`` in [0, 1]; toys ``(B, 2)``.
+
+        Returns:
+            Energies, ``(B,)``.
+        """
+
+    @abstractmethod
+    def penalty(self) -> Tensor:
+        """A scalar that keeps the network smooth, e.g. the sum of its layers' spectral norms."""
+
+
+models: Registry[nn.Module] = Registry("vaebm.models", nn.Module)

@@ -1,0 +1,93 @@
+"""Random numbers that depend on nothing but a seed and a place.
+
+`seed_everything` seeds all ranks alike, so chains would repeat across devices; and a global
+generator's state depends on everything that ran before. Every draw of this package therefore comes
+from a generator made of (seed, rank, step) in training and of (seed, sample) in sampling.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+
+def generator_for(*place: int, device: torch.device | str = "cpu") -> Generator:
+    """A generator whose stream is a function of some integers, e.g. (seed, rank, step).
+
+    Args:
+        *place: Integers, each in [0, 2⁶⁴).
+        device: Device on which it draws.
+
+    Returns:
+        A generator; different places give independent streams.
+    """
+    seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
+    return Generator(device).manual_seed(seed)
+
+
+class RowGenerators(Generator):
+    """A generator with an independent stream for every row of a batch.
+
+    With it a chain is a function of its own seed, whatever the batch size or number of processes.
+    Draw with `standard_normal`, which asks each row's stream for that row. A sampler that calls
+    ``torch.randn(..., generator=...)`` instead still runs, on the stream of the first row.
+
+    Args:
+        seed: Seed of all rows.
+        indices: Number of each row in the whole set.
+        device: Device on which it draws.
+    """
+
+    rows: list[Generator]
+
+    def __new__(
+        cls, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"
+    ) -> "RowGenerators":
+        """Make the base generator on the rows' device."""
+        return super().__new__(cls, device)
+
+    def __init__(
+        self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__()
+        self.rows = [generator_for(seed, index, device=device) for index in indices]
+        self.manual_seed(self.rows[0].initial_seed())
+
+
+def standard_normal(
+    batch_size: int, *shape: int, generator: Generator | None, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Draw N(0, 1) noise, row by row if the generator has rows.
+
+    Args:
+        batch_size: Rows B.
+        *shape: Shape of one row.
+        generator: Source of the numbers; None is torch's global one.
+        device: Device of the result; a generator on another device draws there and is copied.
+
+    Returns:
+        Float32 noise, ``(B, *shape)``.
+
+    Raises:
+        ValueError: If the generator has another number of rows.
+    """
+    source = device if generator is None else generator.device
+    if isinstance(generator, RowGenerators):
+        if len(generator.rows) != batch_size:
+            raise ValueError(f"{len(generator.rows)} row generators for {batch_size} rows")
+        rows = [torch.randn(shape, generator=row, device=source) for row in generator.rows]
+        return torch.stack(rows).to(device)
+    return torch.randn(batch_size, *shape, generator=generator, device=source).to(device)
+
+
+def uniform(
+    batch_size: int, *shape: int, generator: Generator | None, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Draw uniform numbers in [0, 1), row by row if the generator has rows.
+
+    See `standard_normal` for the arguments.
+    """
+    # Φ(n) of a standard normal is uniform, and one drawing routine is enough.
+    normal = standard_normal(batch_size, *shape, generator=generator, device=device)
+    return torch.special.ndtr(normal.double()).float().clamp(max=1 - 2**-24)

@@ -1,0 +1,17 @@
+"""Samplers: the contract, one file per transition kernel, and persistent chain starts."""
+
+from vaebm.samplers.base import Chain, Potential, Sampler, StepInfo, samplers
+from vaebm.samplers.langevin import LangevinSampler
+from vaebm.samplers.replay import ReplayBuffer
+from vaebm.samplers.resampling import ResamplingSampler
+
+__all__ = [
+    "Chain",
+    "LangevinSampler",
+    "Potential",
+    "ReplayBuffer",
+    "ResamplingSampler",
+    "Sampler",
+    "StepInfo",
+    "samplers",
+]

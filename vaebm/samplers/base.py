@@ -1,0 +1,126 @@
+"""Contracts of the samplers: Potential, Chain, StepInfo, Sampler, and the only loop over steps."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Generator, Tensor
+
+from vaebm.configurable import Configurable
+from vaebm.errors import UsageError
+from vaebm.registry import Registry
+
+Potential: TypeAlias = Callable[[Tensor], Tensor]
+"""Maps states ``(B, D)`` to potentials U ``(B,)``; the target density is ∝ exp(−U)."""
+
+
+class Chain(NamedTuple):
+    """Where a batch of chains stands; all that the next step needs.
+
+    Attributes:
+        state: Positions, ``(B, D)``, float32 or wider.
+        potential: U at `state`, ``(B,)``, where the kernel knows it already.
+        grad: ∂U/∂state at `state`, ``(B, D)``, where the kernel knows it already.
+    """
+
+    state: Tensor
+    potential: Tensor | None = None
+    grad: Tensor | None = None
+
+
+class StepInfo(NamedTuple):
+    """What a person wants to see of a step; never fed back.
+
+    Attributes:
+        potential: U where the step began, ``(B,)``.
+        grad_norm: ‖∂U/∂state‖ where the step began, ``(B,)``; zero for kernels without gradient.
+        accept_prob: Probability with which the move was accepted, ``(B,)``, if there was a test.
+    """
+
+    potential: Tensor
+    grad_norm: Tensor
+    accept_prob: Tensor | None = None
+
+
+class Sampler(Configurable, ABC):
+    """A transition kernel and the loop that repeats it.
+
+    A plug-in derives from this class and implements `step`, one whole transition.
+
+    Args:
+        num_steps: Transitions of a chain, at least 1.
+    """
+
+    def __init__(self, num_steps: int) -> None:
+        if num_steps < 1:
+            raise UsageError(f"num_steps is {num_steps}, but a chain takes at least 1 step")
+        self.num_steps = num_steps
+
+    @abstractmethod
+    def step(
+        self, potential: Potential, chain: Chain, *, generator: Generator | None
+    ) -> tuple[Chain, StepInfo]:
+        """Make one transition of every chain.
+
+        Args:
+            potential: U of the target, ∝ −log density.
+            chain: Where the chains stand.
+            generator: Source of all randomness; draw with `vaebm.noise.standard_normal`.
+
+        Returns:
+            Where the chains stand now, and what happened.
+        """
+
+    def run(
+        self,
+        potential: Potential,
+        start: Tensor,
+        *,
+        num_steps: int | None = None,
+        generator: Generator | None = None,
+    ) -> tuple[Tensor, StepInfo]:
+        """Run chains from a start.
+
+        Works under ``no_grad`` and inference mode, and leaves no gradient on any parameter.
+
+        Args:
+            potential: U of the target.
+            start: First states, ``(B, D)``; not changed.
+            num_steps: Transitions, instead of the sampler's own number.
+            generator: Source of all randomness.
+
+        Returns:
+            The last states ``(B, D)``, detached, and the infos stacked to ``(K, B)``.
+        """
+        infos = []
+        with torch.inference_mode(False), torch.enable_grad():
+            chain = Chain(start.detach().clone())
+            for _ in range(self.num_steps if num_steps is None else num_steps):
+                chain, info = self.step(potential, chain, generator=generator)
+                infos.append(info)
+        return chain.state.detach(), stack_infos(infos)
+
+
+def stack_infos(infos: list[StepInfo]) -> StepInfo:
+    """Stack the infos of K steps to fields of shape ``(K, B)``."""
+    accept = [info.accept_prob for info in infos if info.accept_prob is not None]
+    return StepInfo(
+        torch.stack([info.potential.detach() for info in infos]),
+        torch.stack([info.grad_norm.detach() for info in infos]),
+        torch.stack(accept) if accept else None,
+    )
+
+
+def value_and_grad(potential: Potential, state: Tensor) -> tuple[Tensor, Tensor]:
+    """U ``(B,)`` and ∂ΣU/∂state ``(B, D)`` at `state`, both detached.
+
+    Only the state is differentiated: parameters get no gradient and no DDP hook fires.
+    """
+    state = state.detach().requires_grad_()
+    value = potential(state)
+    (grad,) = torch.autograd.grad(value.sum(), state)
+    return value.detach(), grad
+
+
+samplers: Registry[Sampler] = Registry("vaebm.samplers", Sampler)
