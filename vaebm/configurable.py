@@ -5,9 +5,16 @@ line stores ``{class_path, init_args}`` for every object it makes; an object mad
 pickled alive instead. `Configurable` closes that gap: both leave the same plain data.
 """
 
+import importlib
 import inspect
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+from vaebm.errors import DataError
+
+T = TypeVar("T")
+
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Configurable:
@@ -20,8 +27,14 @@ class Configurable:
         self = super().__new__(cls)
         # bind_partial: copy and unpickling call __new__ without arguments and restore them later.
         bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
+        # A class without its own __init__ has object's or nn.Module's, of (*args, **kwargs).
+        variadic = {p.name for p in bound.signature.parameters.values() if p.kind in VARIADIC}
         bound.apply_defaults()
-        init_args = {name: value for name, value in bound.arguments.items() if name != "self"}
+        init_args = {
+            name: value
+            for name, value in bound.arguments.items()
+            if name != "self" and (name not in variadic or value)
+        }
         object.__setattr__(self, "init_args", init_args)
         return self
 
@@ -58,3 +71,35 @@ def to_config(value: Any) -> Any:
         f"a {type(value).__name__} cannot be stored in a checkpoint as data; derive its class from "
         "one of vaebm's contracts (Sampler, Space, VAE, Energy)"
     )
+
+
+def from_config(config: dict[str, Any], base: type[T]) -> T:
+    """Build an object from what `to_config` gave.
+
+    Args:
+        config: ``{"class_path": ..., "init_args": ...}``.
+        base: Class that the object must derive from; nothing else is ever called.
+
+    Raises:
+        DataError: If the class cannot be imported or is none of `base`.
+    """
+    path = str(config.get("class_path"))
+    module, _, name = path.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"class {path} cannot be imported ({error}); is its package installed?"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise DataError(f"{path} is no {base.__name__}")
+    init_args = {name: _nested(value) for name, value in config.get("init_args", {}).items()}
+    return cls(**init_args)
+
+
+def _nested(value: Any) -> Any:
+    if isinstance(value, dict) and "class_path" in value:
+        return from_config(value, Configurable)
+    if isinstance(value, list):
+        return [_nested(item) for item in value]
+    return value

@@ -84,5 +84,5 @@ class GaussianPixels(NamedTuple):
         return (self.normal.mean + 1) / 2
 
     def log_prob(self, image: Tensor) -> Tensor:
-        """log p(x|z) in nats, summed over pixels, ``(B,)``."""
+        """Log p(x|z) in nats, summed over pixels, ``(B,)``."""
         return self.normal.log_prob(2 * image - 1).flatten(1).sum(1)

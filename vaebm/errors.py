@@ -2,8 +2,18 @@
 
 
 class UsageError(ValueError):
-    """A wrong argument, path or combination of options. The command line exits with 2."""
+    """A wrong argument, path or combination of options; the command line exits with 2."""
 
 
 class DataError(ValueError):
-    """Input that cannot be used: a damaged file, NaN in a data set. The command line exits with 1."""
+    """Input that cannot be used: a damaged file, NaN in the data; the command line exits with 1."""
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The error of ours that a library wrapped into `error`, else `error` itself."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, UsageError | DataError):
+            return link
+        link = link.__cause__
+    return error

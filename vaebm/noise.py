@@ -5,6 +5,7 @@ generator's state depends on everything that ran before. Every draw of this pack
 from a generator made of (seed, rank, step) in training and of (seed, sample) in sampling.
 """
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,7 +23,9 @@ def generator_for(*place: int, device: torch.device | str = "cpu") -> Generator:
     Returns:
         A generator; different places give independent streams.
     """
-    seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
+    # SeedSequence alone takes (1,), (1, 0) and (1, 0, 0) for one seed, and 2³² for (0, 1).
+    words = np.array(place, np.uint64).view(np.uint32).tolist()
+    seed = int(np.random.SeedSequence([len(place), *words]).generate_state(1, np.uint64)[0])
     return Generator(device).manual_seed(seed)
 
 
@@ -45,7 +48,7 @@ class RowGenerators(Generator):
         cls, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"
     ) -> "RowGenerators":
         """Make the base generator on the rows' device."""
-        return super().__new__(cls, device)
+        return super().__new__(cls, device)  # type: ignore[call-arg]
 
     def __init__(
         self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"
@@ -90,4 +93,10 @@ def uniform(
     """
     # Φ(n) of a standard normal is uniform, and one drawing routine is enough.
     normal = standard_normal(batch_size, *shape, generator=generator, device=device)
-    return torch.special.ndtr(normal.double()).float().clamp(max=1 - 2**-24)
+    probability: Tensor = torch.special.ndtr(normal.double())
+    return probability.float().clamp(max=1 - 2**-24)
+
+
+def run_seed() -> int:
+    """The seed of this run: what `seed_everything` was given, 0 if it was not called."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))

@@ -92,11 +92,13 @@ class NoiseSpace(Space):
         """U(ε), with the prior term that `prior` names."""
 
         def noise_prior(eps: Tensor) -> Tensor:
-            return energy(vae.decode(eps).image) + 0.5 * eps.square().sum(1)
+            value: Tensor = energy(vae.decode(eps).image) + 0.5 * eps.square().sum(1)
+            return value
 
         def joint_prior(eps: Tensor) -> Tensor:
             decoded = vae.decode(eps)
-            return energy(decoded.image) - decoded.log_joint
+            value: Tensor = energy(decoded.image) - decoded.log_joint
+            return value
 
         return noise_prior if self.prior == "noise" else joint_prior
 
@@ -141,4 +143,5 @@ class DataSpace(Space):
 
     def image(self, vae: VAE, state: Tensor, *, mean: bool = False) -> Tensor:
         """The state itself, unflattened."""
-        return state.unflatten(1, vae.image_shape)
+        image: Tensor = state.unflatten(1, vae.image_shape)
+        return image

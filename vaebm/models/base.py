@@ -38,7 +38,7 @@ class ElboTerms(NamedTuple):
 
     @property
     def elbo(self) -> Tensor:
-        """log p(x|z) − Σ KL, a lower bound of log p(x), ``(B,)``."""
+        """Log p(x|z) − Σ KL, a lower bound of log p(x), ``(B,)``."""
         return self.log_px - self.kl.sum(1)
 
 

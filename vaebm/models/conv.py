@@ -22,9 +22,10 @@ class ResidualBlock(nn.Module):
         same = channels_in == channels_out
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
-    def forward(self, image: Tensor) -> Tensor:
-        hidden = self.conv2(F.silu(self.conv1(F.silu(image))))
-        total: Tensor = self.skip(image) + hidden
+    def forward(self, features: Tensor) -> Tensor:
+        """Features ``(B, C, H, W)`` to features of the new width."""
+        hidden = self.conv2(F.silu(self.conv1(F.silu(features))))
+        total: Tensor = self.skip(features) + hidden
         return total
 
 
@@ -50,7 +51,9 @@ class ConvVAE(VAE):
         super().__init__([[latent_dim], image_shape])
         colours, height, width = image_shape
         if height % 4 or width % 4:
-            raise UsageError(f"ConvVAE needs image sides that are multiples of 4, not {image_shape}")
+            raise UsageError(
+                f"ConvVAE needs image sides that are multiples of 4, not {image_shape}"
+            )
         wide, low = 2 * channels, (2 * channels, height // 4, width // 4)
         size = low[0] * low[1] * low[2]
         self.encoder = nn.Sequential(

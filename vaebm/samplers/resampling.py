@@ -35,8 +35,9 @@ def systematic_choice(weights: Tensor, count: int, offset: Tensor) -> Tensor:
     References:
         On sequential Monte Carlo sampling methods for Bayesian filtering (Carpenter et al., 1999).
     """
-    ticks = (torch.arange(count, device=weights.device) + offset) / count
-    chosen = torch.searchsorted(weights.double().cumsum(0), ticks.double(), right=True)
+    # In float32 the last tick can round to 1, which is beyond every index of positive weight.
+    ticks = (torch.arange(count, device=weights.device).double() + offset) / count
+    chosen = torch.searchsorted(weights.double().cumsum(0), ticks, right=True)
     return chosen.clamp(max=len(weights) - 1)
 
 

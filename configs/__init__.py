@@ -1,0 +1,1 @@
+"""Runnable configs; `vaebm fit --config NAME.yaml` finds them from any folder."""

@@ -1,0 +1,83 @@
+"""Keeps persistent chains across interruptions."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+
+from vaebm.errors import UsageError
+from vaebm.samplers.replay import ReplayBuffer
+
+
+class ChainCheckpoint(Callback):
+    """Writes each rank's replay buffer beside the Lightning checkpoints, and reads it on resume.
+
+    A Lightning checkpoint is written by rank 0 alone and is meant to stay small; chains are
+    neither. Each rank writes ``chains/step=S-rank=R.pt`` atomically. The last two files stay: a
+    run that dies between the chains and the checkpoint still finds those of the checkpoint.
+
+    Args:
+        replay: The buffer to keep.
+    """
+
+    keep = 2
+
+    def __init__(self, replay: ReplayBuffer) -> None:
+        super().__init__()
+        self.replay = replay
+        self._written: Path | None = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write this rank's chains for the step of the checkpoint."""
+        folder = self._save_folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = self._file(folder, checkpoint["global_step"], trainer.global_rank)
+        if path == self._written:  # several checkpoints of one step share their chains
+            return
+        temporary = path.with_suffix(".tmp")
+        torch.save(self.replay.state_dict(), temporary)
+        os.replace(temporary, path)
+        for old in self._files(folder, trainer.global_rank)[: -self.keep]:
+            old.unlink(missing_ok=True)
+        self._written = path
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Read this rank's chains of the step of the checkpoint."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        step = checkpoint["global_step"]
+        folder = Path(str(trainer.ckpt_path)).parent / "chains"
+        path = self._file(folder, step, trainer.global_rank)
+        if path.is_file():
+            self.replay.load_state_dict(torch.load(path, weights_only=True))
+            return
+        others = [p.name for p in self._files(folder, trainer.global_rank)]
+        if others:
+            raise UsageError(
+                f"{folder} holds {', '.join(others)} but the checkpoint is of step {step}: resume "
+                "from the newest checkpoint, or remove that folder to start the chains afresh"
+            )
+        rank_zero_warn(f"no chains beside the checkpoint ({path}): they start afresh")
+
+    @staticmethod
+    def _save_folder(trainer: Trainer) -> Path:
+        saver = trainer.checkpoint_callback
+        folder = getattr(saver, "dirpath", None) or trainer.default_root_dir
+        return Path(folder) / "chains"
+
+    @staticmethod
+    def _file(folder: Path, step: int, rank: int) -> Path:
+        return folder / f"step={step}-rank={rank}.pt"
+
+    @staticmethod
+    def _files(folder: Path, rank: int) -> list[Path]:
+        found = folder.glob(f"step=*-rank={rank}.pt")
+        return sorted(found, key=lambda p: p.stat().st_mtime_ns)

@@ -1,0 +1,77 @@
+"""Pictures of samples during training and after testing."""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from vaebm.callbacks.draws import draw_panels
+from vaebm.errors import UsageError
+from vaebm.plotting import draw, pixels_of, save
+from vaebm.stage import images_of
+
+
+class SampleGrid(Callback):
+    """Draws data, VAE and VAEBM side by side, of 2-D toys also the energy surface.
+
+    A picture is made after every validation and after a test, from the same noise each time, and
+    goes to ``samples/step=N.png`` in the log folder and to every logger that takes images (Weights
+    & Biases, TensorBoard). List it before weight averaging, so that it sees the averaged weights.
+
+    Args:
+        num_samples: Samples in each panel.
+        every_n_validations: Validations between two pictures.
+    """
+
+    def __init__(self, num_samples: int = 64, every_n_validations: int = 1) -> None:
+        if num_samples < 1 or every_n_validations < 1:
+            raise UsageError("SampleGrid needs num_samples ≥ 1 and every_n_validations ≥ 1")
+        self.num_samples = num_samples
+        self.every_n_validations = every_n_validations
+        self._validations = 0
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, unless this is the sanity check before training."""
+        if trainer.sanity_checking:
+            return
+        self._validations += 1
+        if self._validations % self.every_n_validations == 0:
+            self._picture(trainer, pl_module, trainer.val_dataloaders)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw."""
+        self._picture(trainer, pl_module, trainer.test_dataloaders)
+
+    def _picture(self, trainer: Trainer, pl_module: LightningModule, loader: object) -> None:
+        if not trainer.is_global_zero:
+            return
+        panels = {
+            "data": first_images(loader, self.num_samples),
+            **draw_panels(pl_module, self.num_samples),
+        }
+        figure = draw(panels, getattr(pl_module, "energy", None))
+        step = trainer.global_step
+        name = "test" if trainer.testing else f"step={step:07d}"
+        save(figure, log_folder(trainer) / "samples" / f"{name}.png")
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image("samples", [pixels_of(figure)], step=step)
+            elif hasattr(getattr(logger, "experiment", None), "add_image"):
+                board = logger.experiment  # type: ignore[attr-defined]
+                board.add_image("samples", pixels_of(figure), step, dataformats="HWC")
+
+
+def log_folder(trainer: Trainer) -> Path:
+    """Where this run writes its files."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def first_images(loader: object, count: int) -> Tensor:
+    """The first images of a loader, at most `count`."""
+    found: list[Tensor] = []
+    for batch in loader:  # type: ignore[attr-defined]
+        found.append(images_of(batch))
+        if sum(map(len, found)) >= count:
+            break
+    return torch.cat(found)[:count]

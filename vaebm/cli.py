@@ -1,0 +1,126 @@
+"""The command `vaebm`: cheap answers at once, everything else through LightningCLI."""
+
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+
+from vaebm import __version__
+from vaebm.errors import UsageError, cause_of
+from vaebm.registry import find_plugins, is_builtin, origin, unknown_name
+
+COMMANDS = {
+    "fit": "Train a VAE (stage 1) or an energy on top of one (stage 2).",
+    "validate": "Evaluate a checkpoint on the validation data.",
+    "test": "Evaluate a checkpoint on the test data: a table, metrics.json and pictures.",
+    "predict": "Compute ELBO and energy of every test image, to predictions.npz.",
+    "sample": "Draw samples from a checkpoint, to samples.npz and grid.png.",
+    "list": "Show the samplers, spaces, models, datamodules and configs there are.",
+}
+
+USAGE = """usage: vaebm COMMAND [options]
+
+{commands}
+
+  vaebm COMMAND --help             all options of a command
+  vaebm fit --model.help EBMStage  the arguments of a class
+  --debug                          show the traceback of an error
+  --version                        show the version
+
+A training:
+  vaebm fit --config gaussians25_vae.yaml
+  vaebm fit --config gaussians25_ebm.yaml --model.vae_checkpoint VAE.ckpt
+  vaebm sample --ckpt_path EBM.ckpt --num_samples 1000 --output samples"""
+
+KINDS = ("samplers", "spaces", "models", "datamodules")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: Arguments without the program's name; those of the process by default.
+
+    Returns:
+        0, or 1 for an error, 2 for a wrong use, 130 if interrupted.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in args
+    try:
+        with warnings.catch_warnings():
+            quieten()
+            dispatch([arg for arg in args if arg != "--debug"])
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:
+        interrupted = isinstance(stop.__context__, KeyboardInterrupt)
+        return 130 if interrupted else stop.code if isinstance(stop.code, int) else 0
+    except Exception as raised:
+        if debug:
+            traceback.print_exc()
+        error = cause_of(raised)
+        print(f"vaebm: error: {first_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+def dispatch(args: list[str]) -> None:
+    """Answer what needs no imports, hand the rest to LightningCLI."""
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE.format(commands="\n".join(f"  {n:10}{t}" for n, t in COMMANDS.items())))
+    elif args[0] == "--version":
+        print(f"vaebm {__version__}")
+    elif args[0] == "list":
+        print("\n".join(listing()))
+    elif not args[0].startswith("-") and args[0] not in COMMANDS:
+        raise UsageError(unknown_name(args[0], COMMANDS, "commands"))
+    else:
+        from vaebm.lightning_cli import run
+
+        run(args)
+
+
+def listing() -> Iterable[str]:
+    """The lines of `vaebm list`: names and origins of all classes and configs.
+
+    Built-in names come from the package's metadata, so that nothing heavy is imported; the
+    plug-ins of other packages are imported, to warn of a broken one.
+    """
+    for kind in KINDS:
+        group = f"vaebm.{kind}"
+        names = {e.name: origin(e) for e in entry_points(group=group) if is_builtin(e)}
+        names |= {plugin.name: plugin.origin for plugin in find_plugins(group)}
+        yield f"{kind}:"
+        yield from (f"  {name:28}{names[name]}" for name in sorted(names))
+    from vaebm.config_files import shipped_configs
+
+    yield "configs:"
+    yield from (f"  {name:28}vaebm {__version__}" for name in shipped_configs())
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its type if it says nothing."""
+    text = " ".join(str(error).split())
+    text = text if len(text) < 600 else f"{text[:600]} ..."
+    known = isinstance(error, ValueError | OSError) and text
+    return text if known else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def quieten() -> None:
+    """Print warnings as one line, and leave out those that a user cannot act on."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    for useless in (
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*module.s. in eval mode at the start of training.*",
+        ".*does not have many workers.*",
+        ".*WeightAveraging callback.*outside the 'fit' stage.*",
+    ):
+        warnings.filterwarnings("ignore", message=useless)
+    for name in ("lightning.pytorch.utilities.rank_zero", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

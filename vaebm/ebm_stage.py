@@ -1,0 +1,244 @@
+"""Stage 2: train an energy on top of a frozen VAE."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from lightning.pytorch import Callback
+from torch import Generator, Tensor, nn
+
+from vaebm.callbacks.chain_checkpoint import ChainCheckpoint
+from vaebm.checkpoint import load_vae
+from vaebm.errors import UsageError
+from vaebm.models.base import VAE, Energy
+from vaebm.noise import standard_normal
+from vaebm.samplers.base import Sampler, StepInfo
+from vaebm.samplers.replay import ReplayBuffer
+from vaebm.spaces import Space, prior_noise
+from vaebm.stage import Stage, images_of
+
+
+class EBMStage(Stage):
+    """Stage 2, the energy: h(x, z) ∝ p_θ(x, z) exp(−E(x)) with the VAE p_θ frozen.
+
+    Minimises E(x_data) − E(x_model) + penalties, whose gradient is that of −log h(x): x_model are
+    the ends of chains that `sampler` runs in `space`, started afresh or from `replay`. The VAE
+    and its architecture come from the checkpoint of stage 1, and a checkpoint of this stage
+    carries them on: sampling and evaluation need that one file.
+
+    Args:
+        energy: The energy network E to train.
+        sampler: Transition kernel of the chains.
+        space: Where the chains live.
+        replay: Buffer of persistent chains; None starts all chains afresh.
+        vae_checkpoint: Checkpoint of stage 1, or of stage 2 to take over its VAE.
+        vae: The VAE itself instead of a checkpoint; checkpoints of this stage fill it in.
+        lr: Learning rate of Adam.
+        lr_final: Learning rate at the last step, reached by a cosine; None keeps `lr` throughout.
+        betas: Decay rates of Adam's two moments; the published β₁ is 0.99.
+        weight_decay: L2 penalty added to the gradient.
+        spectral_weight: Weight of the energy's spectral penalty; 0.2 for CIFAR-10.
+        magnitude_weight: Weight of mean E(x_data)² + E(x_model)²; a small one prevents divergence.
+        seed: Seed of the noise; None takes the run's ``seed_everything``.
+
+    Raises:
+        UsageError: If no VAE is given.
+
+    References:
+        VAEBM (Xiao, Kreis, Kautz, Vahdat, 2021), section 3.
+    """
+
+    def __init__(
+        self,
+        energy: Energy,
+        sampler: Sampler,
+        space: Space,
+        replay: ReplayBuffer | None = None,
+        *,
+        vae_checkpoint: str | None = None,
+        vae: VAE | None = None,
+        lr: float = 4e-5,
+        lr_final: float | None = None,
+        betas: tuple[float, float] = (0.99, 0.999),
+        weight_decay: float = 3e-5,
+        spectral_weight: float = 0.2,
+        magnitude_weight: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            lr=lr, lr_final=lr_final, betas=betas, weight_decay=weight_decay, seed=seed
+        )
+        if vae is None and vae_checkpoint is None:
+            raise UsageError(
+                "stage 2 needs a trained VAE: --model.vae_checkpoint PATH of a stage-1 checkpoint"
+            )
+        self.energy = energy
+        self.sampler = sampler
+        self.space = space
+        self.replay = replay
+        self.vae = (load_vae(str(vae_checkpoint)) if vae is None else vae).requires_grad_(False)
+        self.vae.eval()
+        self.spectral_weight = spectral_weight
+        self.magnitude_weight = magnitude_weight
+        self.init_args["vae"] = self.vae  # stored as data: the checkpoint stands alone
+        self.store_hyperparameters()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of everything but the VAE, which stays in evaluation mode."""
+        super().train(mode)
+        self.vae.eval()
+        return self
+
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters of the energy."""
+        return self.energy.parameters()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Checkpoint the persistent chains, if there are any."""
+        return [ChainCheckpoint(self.replay)] if self.replay is not None else []
+
+    @torch.no_grad()
+    def negatives(self, batch_size: int, generator: Generator) -> tuple[Tensor, StepInfo]:
+        """Draw x_model for the contrast by the training chains.
+
+        Args:
+            batch_size: Number of chains B.
+            generator: Source of the noise.
+
+        Returns:
+            Images ``(B, C, H, W)`` or points ``(B, 2)``, and the chain's infos ``(K, B)``.
+        """
+        start = self.space.start(self.vae, batch_size, generator=generator)
+        if self.replay is not None:
+            start = self.replay.mix(start, self.global_step, generator=generator)
+        state, info = self._run(start, generator)
+        if self.replay is not None:
+            self.replay.push(state)
+        return self.space.image(self.vae, state), info
+
+    def _run(
+        self, start: Tensor, generator: Generator | None, num_steps: int | None = None
+    ) -> tuple[Tensor, StepInfo]:
+        potential = self.space.potential(self.vae, self.energy)
+        with frozen(self.energy):
+            return self.sampler.run(potential, start, num_steps=num_steps, generator=generator)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The contrastive loss with its penalties."""
+        x_data = images_of(batch)
+        x_model, info = self.negatives(len(x_data), self.training_generator())
+        energy_data, energy_model = self.energy(torch.cat([x_data, x_model])).chunk(2)
+        energy_gap = energy_data.mean() - energy_model.mean()
+        penalty = self.penalty(energy_data, energy_model)
+        loss: Tensor = energy_gap + penalty
+        self.require_finite(loss, x_data)
+        self._log_step(energy_data.mean(), energy_model.mean(), penalty, info)
+        return loss
+
+    def penalty(self, energy_data: Tensor, energy_model: Tensor) -> Tensor:
+        """Weighted sum of the spectral and the magnitude penalty; zero weights cost nothing."""
+        total = energy_data.new_zeros(())
+        if self.spectral_weight:
+            total = total + self.spectral_weight * self.energy.penalty()
+        if self.magnitude_weight:
+            magnitude = energy_data.square().mean() + energy_model.square().mean()
+            total = total + self.magnitude_weight * magnitude
+        return total
+
+    def _log_step(
+        self, energy_data: Tensor, energy_model: Tensor, penalty: Tensor, info: StepInfo
+    ) -> None:
+        self.log("train/energy_gap", energy_data - energy_model, prog_bar=True)
+        values = {
+            "energy_data": energy_data,
+            "energy_model": energy_model,
+            "penalty": penalty,
+            "grad_norm": info.grad_norm.mean(),
+        }
+        if info.accept_prob is not None:
+            values["accept_prob"] = info.accept_prob.mean()
+        self.log_dict({f"train/{name}": value for name, value in values.items()})
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the energy of held-out images, and the gap to fresh chains on the first batch."""
+        x_data = images_of(batch)
+        size = len(x_data)
+        energy_data = self.energy(x_data).mean()
+        self.log("val/energy_data", energy_data, batch_size=size, sync_dist=True)
+        if batch_idx == 0:
+            x_model = self.sample(size, generator=self.evaluation_generator(batch_idx))
+            gap = energy_data - self.energy(x_model).mean()
+            self.log("val/energy_gap", gap, batch_size=size, sync_dist=True)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the mean ELBO, energy and unnormalised log-likelihood of test images."""
+        terms = self.log_likelihood(images_of(batch), self.evaluation_generator(batch_idx))
+        for name, value in terms.items():
+            self.log(f"test/{name}", value.mean(), batch_size=len(value), sync_dist=True)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """ELBO, energy and unnormalised log-likelihood of every image, each ``(B,)``."""
+        return self.log_likelihood(images_of(batch), self.evaluation_generator(batch_idx))
+
+    def log_likelihood(self, image: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """The bound ELBO(x) − E(x) ≤ log h(x) + log Z and its two parts (Eq. 6).
+
+        Args:
+            image: Images, ``(B, C, H, W)`` in [0, 1], or points ``(B, 2)``.
+            generator: Source of the posterior noise.
+
+        Returns:
+            ``elbo``, ``energy`` and ``elbo_minus_energy`` in nats, each ``(B,)``.
+        """
+        dim = self.vae.latent_dim
+        noise = standard_normal(len(image), dim, generator=generator, device=image.device)
+        elbo, energy = self.vae.elbo(image, noise=noise).elbo, self.energy(image)
+        return {"elbo": elbo, "energy": energy, "elbo_minus_energy": elbo - energy}
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        generator: Generator | None = None,
+        num_steps: int | None = None,
+        mean: bool = False,
+    ) -> Tensor:
+        """Draw from the VAEBM by chains that start afresh.
+
+        Args:
+            num_samples: Number of samples N.
+            generator: Source of the noise.
+            num_steps: Steps of a chain, instead of the sampler's own number.
+            mean: Return decoder means of the chain ends, as the published code does.
+
+        Returns:
+            Images, ``(N, C, H, W)`` in [0, 1], or points ``(N, 2)``.
+        """
+        start = self.space.start(self.vae, num_samples, generator=generator)
+        state, _ = self._run(start, generator, num_steps)
+        return self.space.image(self.vae, state, mean=mean)
+
+    @torch.no_grad()
+    def panels(
+        self, num_samples: int, *, generator: Generator | None, num_steps: int | None = None
+    ) -> dict[str, Tensor]:
+        """Samples for pictures and evaluation, by title: the VAE's and the VAEBM's."""
+        vae = self.vae.decode(prior_noise(self.vae, num_samples, generator=generator)).image
+        vaebm = self.sample(num_samples, generator=generator, num_steps=num_steps)
+        return {"VAE": vae, "VAEBM": vaebm}
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Switch off the gradients of a module's parameters and its training mode for a while."""
+    training = module.training
+    required = [p for p in module.parameters() if p.requires_grad]
+    module.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.train(training)
+        for parameter in required:
+            parameter.requires_grad_(True)

@@ -1,0 +1,176 @@
+"""LightningCLI with configs by name, settings from checkpoints and one-line errors."""
+
+import re
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+import lightning.pytorch.cli as lightning_cli
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
+from vaebm.checkpoint import read_checkpoint, vae_config
+from vaebm.config_files import ConfigByName
+from vaebm.datamodules import datamodules
+from vaebm.ebm_stage import EBMStage
+from vaebm.errors import UsageError, cause_of
+from vaebm.models import models
+from vaebm.samplers import samplers
+from vaebm.spaces import spaces
+from vaebm.trainer import VAEBMTrainer
+from vaebm.vae_stage import VAEStage
+
+__all__ = ["EBMStage", "VAEStage", "run"]
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line for main() to print."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise instead of printing the usage and exiting."""
+        if ex is not None and cause_of(ex) is not ex:
+            raise cause_of(ex)
+        raise UsageError(one_line(message, self)) from ex
+
+
+def one_line(message: str, parser: LightningArgumentParser) -> str:
+    """Shorten a parser's message and add the closest match of a mistyped name."""
+    text = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    wrong_option = re.search(r"unrecognized arguments: (--[\w.]+)", text)
+    wrong_class = re.search(r"dot import path string: (\w+)", text)
+    if text.endswith("are required: fit.model"):
+        return "vaebm fit needs a model: --config NAME of a config, or --model CLASS"
+    if wrong_option:
+        options = [option for action in parser._actions for option in action.option_strings]
+        return f"{text.split(' --')[0]} {wrong_option[1]}{closest(wrong_option[1], options)}"
+    if wrong_class:
+        name = wrong_class[1]
+        return f"unknown class {name!r}{closest(name, known_classes())}; `vaebm list` shows all"
+    return text if len(text) < 400 else f"{text[:400]} ..."
+
+
+def closest(name: str, known: list[str]) -> str:
+    """A hint at the closest known name, or nothing."""
+    close = get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def known_classes() -> list[str]:
+    """Names that a ``class_path`` can take."""
+    stages = ["EBMStage", "VAEStage"]
+    return stages + [n for r in (samplers, spaces, models, datamodules) for n in r.names()]
+
+
+def checkpoint_of(args: list[str]) -> str | None:
+    """The value of ``--ckpt_path`` on a command line, the last one if there are several."""
+    found = None
+    for option, following in zip(args, [*args[1:], ""], strict=True):
+        if option == "--ckpt_path":
+            found = following
+        elif option.startswith("--ckpt_path="):
+            found = option.partition("=")[2]
+    return found
+
+
+class VAEBMCLI(LightningCLI):
+    """The subcommands of `vaebm` that need a Trainer.
+
+    Settings come from the checkpoint of ``--ckpt_path`` first, then from configs, then from
+    options; each overrides what came before. (Stock LightningCLI lets the checkpoint win.)
+    """
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that finds configs by name."""
+        parser = self.parser_class(allow_abbrev=False, **kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=ConfigByName,
+            help="A config file, or the name of a shipped one (`vaebm list`); several overlay.",
+        )
+        return parser
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's subcommands and `sample`."""
+        return {**LightningCLI.subcommands(), "sample": {"model", "datamodule", "weights_only"}}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, with defaults from the checkpoint."""
+        subcommand = next((arg for arg in args if arg in self.subcommands()), None)
+        ckpt_path = checkpoint_of(args)
+        self.checkpoint = read_checkpoint(ckpt_path) if ckpt_path else None
+        if self.checkpoint is not None and subcommand not in (None, "fit"):
+            self._subcommand_parsers[subcommand].set_defaults(self._defaults(self.checkpoint))
+        elif subcommand == "sample":
+            raise UsageError("vaebm sample needs --ckpt_path PATH of a checkpoint")
+        if subcommand == "sample":
+            self._subcommand_parsers[subcommand].set_defaults({"trainer.logger": False})
+        self.config = parser.parse_args(args)
+
+    @staticmethod
+    def _defaults(checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """The model, and the data if it was stored, as the checkpoint was trained with."""
+        defaults = {}
+        for key, stored in (
+            ("model", checkpoint["hyper_parameters"]),
+            ("data", checkpoint.get("datamodule_hyper_parameters", {})),
+        ):
+            if "_class_path" in stored:
+                init_args = {k: v for k, v in stored.items() if not k.startswith("_")}
+                defaults[key] = {"class_path": stored["_class_path"], "init_args": init_args}
+        return defaults
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the VAE from the checkpoint: a stage-2 file stands alone."""
+        model = self.config[self.config.subcommand].get("model")
+        config = vae_config(self.checkpoint) if self.checkpoint else None
+        if config and model is not None and "vae_checkpoint" in model.get("init_args", {}):
+            vae = {self.config.subcommand: {"model": {"init_args": {"vae": config}}}}
+            self.config = self.parser.parse_object(vae, self.config)
+
+    def before_instantiate_classes(self) -> None:
+        """Say what is missing before Lightning does."""
+        config: Namespace = self.config[self.subcommand]
+        if self.subcommand != "sample" and config.get("data") is None:
+            raise UsageError(f"vaebm {self.subcommand} needs data: --config NAME, or --data CLASS")
+
+    def after_fit(self) -> None:
+        """Tell where the result is."""
+        saver = self.trainer.checkpoint_callback
+        path = getattr(saver, "last_model_path", "") or getattr(saver, "best_model_path", "")
+        if path and self.trainer.is_global_zero:
+            print(f"checkpoint: {path}")
+
+
+class SaveConfig(lightning_cli.SaveConfigCallback):
+    """Saves the whole config of a training in its log folder."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Save for `fit` alone: evaluation is described by its checkpoint."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+def run(args: list[str]) -> None:
+    """Run one subcommand.
+
+    Args:
+        args: The command line without the program's name.
+
+    Raises:
+        UsageError: If the command line makes no sense.
+    """
+    for registry in (samplers, spaces, models, datamodules):
+        registry.load_plugins()
+    VAEBMCLI(
+        trainer_class=VAEBMTrainer,
+        trainer_defaults={"callbacks": [MetricsFile(), PredictionsFile()]},
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        parser_class=Parser,
+        parser_kwargs={"prog": "vaebm", "description": "Train, sample and evaluate VAEBM."},
+        auto_configure_optimizers=False,
+        args=args,
+    )

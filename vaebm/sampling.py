@@ -1,0 +1,98 @@
+"""Drawing a set of samples and writing it down."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vaebm.errors import UsageError
+from vaebm.noise import RowGenerators
+from vaebm.plotting import draw, save, tile, to_uint8
+from vaebm.stage import Stage
+
+
+class SampleOptions(NamedTuple):
+    """How to draw.
+
+    Attributes:
+        seed: Seed; sample i is a function of (seed, i) alone.
+        num_steps: Steps of a chain, None for the sampler's own number.
+        mean: Decoder means instead of samples.
+    """
+
+    seed: int
+    num_steps: int | None
+    mean: bool
+
+
+class SampleLoop(LightningModule):
+    """Turns batches of sample numbers into samples, so that Trainer.predict spreads the work.
+
+    Every sample has a random stream of its own: the set does not depend on batch size or number
+    of processes.
+
+    Args:
+        stage: The model to draw from.
+        options: How to draw.
+    """
+
+    def __init__(self, stage: Stage, options: SampleOptions) -> None:
+        super().__init__()
+        self.stage: Stage = stage
+        self.options = options
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Sample numbers ``(B,)`` and their samples."""
+        seed, num_steps, mean = self.options
+        generator = RowGenerators(seed, batch.tolist(), device=self.device)
+        samples = self.stage.sample(len(batch), generator=generator, num_steps=num_steps, mean=mean)
+        return batch.cpu(), samples.cpu()
+
+
+def gather(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Join the parts of all ranks in the order of the sample numbers."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        ranks: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(ranks, parts)
+        parts = [part for rank in ranks for part in rank]
+    index = torch.cat([index for index, _ in parts])
+    return torch.cat([samples for _, samples in parts])[index.argsort()]
+
+
+def check_output(output: Path) -> None:
+    """Refuse an output folder that cannot be one, before any work is done."""
+    for path in (output, *output.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise UsageError(f"--output {output}: {path} is a file, but a folder is due")
+            return
+
+
+def write_samples(samples: Tensor, output: Path, stage: Stage, *, individual: bool) -> None:
+    """Write samples.npz, grid.png and, if asked for, one PNG a sample.
+
+    Args:
+        samples: Images ``(N, C, H, W)`` in [0, 1] or points ``(N, 2)``.
+        output: Folder to write to.
+        stage: The model they come from.
+        individual: Write one PNG a sample; images only.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    if samples.ndim == 2:
+        arrays: NDArray[Any] = samples.numpy()
+        title = type(stage).__name__.removesuffix("Stage")
+        save(draw({title: samples}, getattr(stage, "energy", None)), output / "grid.png")
+    else:
+        arrays = to_uint8(samples)
+        Image.fromarray(tile(arrays[:64], gap=2)).save(output / "grid.png")
+        if individual:
+            for number, image in enumerate(arrays):
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+                    output / f"{number:06d}.png"
+                )
+    np.savez(output / "samples.npz", arr_0=arrays)

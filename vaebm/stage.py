@@ -1,0 +1,142 @@
+"""What both training stages share: optimiser, random streams, hyper-parameters as data."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from math import cos, pi
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Generator, Tensor, nn
+
+from vaebm.configurable import Configurable, class_path, to_config
+from vaebm.errors import DataError
+from vaebm.noise import generator_for, run_seed
+
+TRAINING, EVALUATION = 0, 1
+
+
+class Stage(Configurable, LightningModule, ABC):
+    """A training stage: Adam, an optional cosine decay, reproducible noise, samples.
+
+    Noise is drawn from generators made of (seed, rank, step), so that ranks differ and a resumed
+    run draws what the uninterrupted one would have drawn.
+
+    Args:
+        lr: Learning rate of Adam.
+        lr_final: Learning rate at the last step, reached by a cosine; None keeps `lr` throughout.
+        betas: Decay rates of Adam's two moments.
+        weight_decay: L2 penalty added to the gradient.
+        seed: Seed of this stage's noise; None takes the run's ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float,
+        lr_final: float | None,
+        betas: tuple[float, float],
+        weight_decay: float,
+        seed: int | None,
+    ) -> None:
+        super().__init__()
+        self.lr = lr
+        self.lr_final = lr_final
+        self.betas = betas
+        self.weight_decay = weight_decay
+        self.seed = run_seed() if seed is None else seed
+
+    @abstractmethod
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        generator: Generator | None = None,
+        num_steps: int | None = None,
+        mean: bool = False,
+    ) -> Tensor:
+        """Draw from the model.
+
+        Args:
+            num_samples: Number of samples N.
+            generator: Source of the noise.
+            num_steps: Steps of a chain, where there is one, instead of the sampler's own number.
+            mean: Return decoder means instead of samples.
+
+        Returns:
+            Images, ``(N, C, H, W)`` in [0, 1], or points ``(N, 2)``.
+        """
+
+    @abstractmethod
+    def panels(
+        self, num_samples: int, *, generator: Generator | None, num_steps: int | None = None
+    ) -> dict[str, Tensor]:
+        """Samples of every model that the stage holds, by title; see `sample`."""
+
+    def store_hyperparameters(self) -> None:
+        """Store the constructor's arguments as plain data, made by the command line or by hand.
+
+        The two extra keys are LightningCLI's: with them ``load_from_checkpoint`` rebuilds all
+        nested objects.
+        """
+        self.save_hyperparameters(
+            {
+                **to_config(self)["init_args"],
+                "_class_path": class_path(type(self)),
+                "_instantiator": "lightning.pytorch.cli.instantiate_module",
+            }
+        )
+
+    def training_generator(self) -> Generator:
+        """The noise of this rank at this training step."""
+        place = (self.seed, TRAINING, self.global_rank, self.global_step)
+        return generator_for(*place, device=self.device)
+
+    def evaluation_generator(self, batch_idx: int) -> Generator:
+        """The noise of this rank for one batch of validation, test or prediction."""
+        place = (self.seed, EVALUATION, self.global_rank, batch_idx)
+        return generator_for(*place, device=self.device)
+
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters that this stage trains."""
+        return (p for p in self.parameters() if p.requires_grad)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam, with the cosine if `lr_final` is set."""
+        optimizer = torch.optim.Adam(
+            self.trained_parameters(),
+            lr=self.lr,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+        )
+        if self.lr_final is None:
+            return optimizer
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        low = self.lr_final / self.lr
+
+        def decay(step: int) -> float:
+            return low + (1 - low) * 0.5 * (1 + cos(pi * min(step / total, 1.0)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, decay)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def require_finite(self, loss: Tensor, batch: Tensor) -> None:
+        """Stop before a NaN reaches the weights, and say whose fault it is."""
+        if loss.isfinite():
+            return
+        if not batch.isfinite().all():
+            raise DataError(f"the training batch of step {self.global_step} holds NaN or infinity")
+        raise DataError(
+            f"training diverged: the loss of step {self.global_step} is {loss.item()}; "
+            "the last checkpoint is sound, lower the learning rate or the step size"
+        )
+
+
+def images_of(batch: Any) -> Tensor:
+    """The images of a batch that is a tensor or starts with one, as with (image, label)."""
+    images: Tensor = batch if isinstance(batch, Tensor) else batch[0]
+    return images

@@ -1,0 +1,118 @@
+"""Stage 1: train a VAE on the evidence lower bound."""
+
+from math import log
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from vaebm.models.base import VAE, ElboTerms
+from vaebm.noise import standard_normal
+from vaebm.spaces import prior_noise
+from vaebm.stage import Stage, images_of
+
+
+class VAEStage(Stage):
+    """Stage 1, the VAE: maximise E_q[log p(x|z)] − β KL(q(z|x) ‖ p(z)).
+
+    β grows linearly from 0 to 1 over the first part of training, so that latents are in use
+    before the divergence can empty them.
+
+    Args:
+        vae: The VAE to train.
+        lr: Learning rate of Adam.
+        lr_final: Learning rate at the last step, reached by a cosine; None keeps `lr` throughout.
+        betas: Decay rates of Adam's two moments.
+        weight_decay: L2 penalty added to the gradient.
+        kl_anneal_portion: Part of all training steps over which β grows, in [0, 1].
+        seed: Seed of the noise; None takes the run's ``seed_everything``.
+
+    References:
+        NVAE: A Deep Hierarchical Variational Autoencoder (Vahdat, Kautz, 2020).
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        *,
+        lr: float = 1e-3,
+        lr_final: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        kl_anneal_portion: float = 0.3,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            lr=lr, lr_final=lr_final, betas=betas, weight_decay=weight_decay, seed=seed
+        )
+        self.vae = vae
+        self.kl_anneal_portion = kl_anneal_portion
+        self.store_hyperparameters()
+
+    def kl_weight(self) -> float:
+        """β at this step: min(1, step / (kl_anneal_portion · all steps))."""
+        ramp = self.kl_anneal_portion * int(self.trainer.estimated_stepping_batches)
+        return min(1.0, self.global_step / ramp) if ramp > 0 else 1.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The annealed negative ELBO, mean over the batch, in nats."""
+        image = images_of(batch)
+        terms = self._terms(image, self.training_generator())
+        loss = (self.kl_weight() * terms.kl.sum(1) - terms.log_px).mean()
+        self.require_finite(loss, image)
+        self.log("train/elbo", terms.elbo.mean(), prog_bar=True)
+        self.log("train/kl", terms.kl.sum(1).mean())
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the ELBO in nats and bits per dimension."""
+        self._log_elbo("val", batch, batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the ELBO in nats and bits per dimension."""
+        self._log_elbo("test", batch, batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The ELBO of every image, ``(B,)``."""
+        return {"elbo": self._terms(images_of(batch), self.evaluation_generator(batch_idx)).elbo}
+
+    def _terms(self, image: Tensor, generator: Generator) -> ElboTerms:
+        dim = self.vae.latent_dim
+        noise = standard_normal(len(image), dim, generator=generator, device=image.device)
+        return self.vae.elbo(image, noise=noise)
+
+    def _log_elbo(self, split: str, batch: Any, batch_idx: int) -> None:
+        image = images_of(batch)
+        elbo = self._terms(image, self.evaluation_generator(batch_idx)).elbo.mean()
+        self.log(f"{split}/elbo", elbo, batch_size=len(image), sync_dist=True)
+        bits = -elbo / (log(2) * image[0].numel())
+        self.log(f"{split}/bits_per_dim", bits, batch_size=len(image), sync_dist=True)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        generator: Generator | None = None,
+        num_steps: int | None = None,
+        mean: bool = False,
+    ) -> Tensor:
+        """Draw from the VAE.
+
+        Args:
+            num_samples: Number of samples N.
+            generator: Source of the noise.
+            num_steps: Not used: a VAE has no chain.
+            mean: Return decoder means instead of samples.
+
+        Returns:
+            Images, ``(N, C, H, W)`` in [0, 1], or points ``(N, 2)``.
+        """
+        decoded = self.vae.decode(prior_noise(self.vae, num_samples, generator=generator))
+        return decoded.mean if mean else decoded.image
+
+    def panels(
+        self, num_samples: int, *, generator: Generator | None, num_steps: int | None = None
+    ) -> dict[str, Tensor]:
+        """Samples for pictures and evaluation, by title."""
+        return {"VAE": self.sample(num_samples, generator=generator)}
