@@ -102,7 +102,7 @@ class VAEBMCLI(LightningCLI):
         self.checkpoint = read_checkpoint(ckpt_path) if ckpt_path else None
         if self.checkpoint is not None and subcommand not in (None, "fit"):
             self._subcommand_parsers[subcommand].set_defaults(self._defaults(self.checkpoint))
-        elif subcommand == "sample":
+        elif subcommand == "sample" and not {"-h", "--help"} & set(args):
             raise UsageError("vaebm sample needs --ckpt_path PATH of a checkpoint")
         if subcommand == "sample":
             self._subcommand_parsers[subcommand].set_defaults({"trainer.logger": False})

@@ -35,7 +35,7 @@ class ToyEvaluation(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, Gaussians25DataModule):
             raise UsageError("ToyEvaluation needs data with a known density, such as gaussians25")
-        points = data.parts.test[:][0].to(pl_module.device)  # type: ignore[index]
+        points = data.parts.test[:][0].to(pl_module.device)
         figures = {
             "nll_true": -data.log_prob(points.double()).mean(),
             **self._likelihood(pl_module, points),
@@ -46,7 +46,7 @@ class ToyEvaluation(Callback):
     def _likelihood(self, pl_module: LightningModule, points: Tensor) -> dict[str, Tensor]:
         energy = getattr(pl_module, "energy", None)
         metric = GridLikelihood(
-            pl_module.vae,
+            pl_module.vae,  # type: ignore[arg-type]
             energy,
             spacing=self.spacing,
             num_draws=self.num_draws,

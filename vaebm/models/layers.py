@@ -57,7 +57,7 @@ class SpectralPenalty(nn.Module):
 
     @staticmethod
     def _key(name: str) -> str:
-        return "u_" + name.replace(".", "_")
+        return "u_" + name.replace(".", "/")  # a buffer's name has no dots
 
     def forward(self, matrices: dict[str, Tensor]) -> Tensor:
         """The penalty of the matrices as they are now, a scalar ≥ 0."""
@@ -71,6 +71,7 @@ class SpectralPenalty(nn.Module):
         with torch.no_grad():
             for _ in range(iterations):
                 v = F.normalize(matrix.T @ u, dim=0, eps=1e-3)
-                u.copy_(F.normalize(matrix @ v, dim=0, eps=1e-3))
+                new_u = F.normalize(matrix @ v, dim=0, eps=1e-3)
+                u.copy_(torch.where(new_u.any(), new_u, u))  # a zero matrix has no direction
         # Clones: the buffer changes again before a second call's backward pass could read it.
         return u.clone() @ (matrix @ v)

@@ -1,6 +1,6 @@
 """Samplers: the contract, one file per transition kernel, and persistent chain starts."""
 
-from vaebm.samplers.base import Chain, Potential, Sampler, StepInfo, samplers
+from vaebm.samplers.base import Chain, Potential, Sampler, StepInfo, samplers, value_and_grad
 from vaebm.samplers.langevin import LangevinSampler
 from vaebm.samplers.replay import ReplayBuffer
 from vaebm.samplers.resampling import ResamplingSampler
@@ -14,4 +14,5 @@ __all__ = [
     "Sampler",
     "StepInfo",
     "samplers",
+    "value_and_grad",
 ]

@@ -33,8 +33,9 @@ class StepInfo(NamedTuple):
     """What a person wants to see of a step; never fed back.
 
     Attributes:
-        potential: U where the step began, ``(B,)``.
-        grad_norm: ‖∂U/∂state‖ where the step began, ``(B,)``; zero for kernels without gradient.
+        potential: U where the kernel evaluated it last, ``(B,)``: Langevin dynamics at the start
+            of the step, resampling at its end.
+        grad_norm: ‖∂U/∂state‖ there, ``(B,)``; zero for kernels without gradient.
         accept_prob: Probability with which the move was accepted, ``(B,)``, if there was a test.
     """
 
@@ -53,9 +54,7 @@ class Sampler(Configurable, ABC):
     """
 
     def __init__(self, num_steps: int) -> None:
-        if num_steps < 1:
-            raise UsageError(f"num_steps is {num_steps}, but a chain takes at least 1 step")
-        self.num_steps = num_steps
+        self.num_steps = check_num_steps(num_steps)
 
     @abstractmethod
     def step(
@@ -93,13 +92,21 @@ class Sampler(Configurable, ABC):
         Returns:
             The last states ``(B, D)``, detached, and the infos stacked to ``(K, B)``.
         """
+        num_steps = check_num_steps(self.num_steps if num_steps is None else num_steps)
         infos = []
         with torch.inference_mode(False), torch.enable_grad():
             chain = Chain(start.detach().clone())
-            for _ in range(self.num_steps if num_steps is None else num_steps):
+            for _ in range(num_steps):
                 chain, info = self.step(potential, chain, generator=generator)
                 infos.append(info)
         return chain.state.detach(), stack_infos(infos)
+
+
+def check_num_steps(num_steps: int) -> int:
+    """Refuse chains without steps."""
+    if num_steps < 1:
+        raise UsageError(f"num_steps is {num_steps}, but a chain takes at least 1 step")
+    return num_steps
 
 
 def stack_infos(infos: list[StepInfo]) -> StepInfo:

@@ -77,6 +77,7 @@ class ReplayBuffer(Configurable):
         stored = self._ring[order[: len(reuse)].to(self._ring.device)]
         return fresh.index_copy(0, reuse.to(fresh.device), stored.to(fresh))
 
+    @torch.inference_mode(False)  # the ring outlives the call, an inference tensor could not change
     def push(self, state: Tensor) -> None:
         """Store chain ends; the oldest ones give way.
 
