@@ -115,6 +115,8 @@ def quieten() -> None:
         ".*isinstance.treespec, LeafSpec.*",
         ".*module.s. in eval mode at the start of training.*",
         ".*does not have many workers.*",
+        ".*The dirpath has changed.*",
+        ".*Experiment logs directory.*exists and is not empty.*",
         ".*WeightAveraging callback.*outside the 'fit' stage.*",
     ):
         warnings.filterwarnings("ignore", message=useless)

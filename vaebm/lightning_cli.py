@@ -126,8 +126,12 @@ class VAEBMCLI(LightningCLI):
         model = self.config[self.config.subcommand].get("model")
         config = vae_config(self.checkpoint) if self.checkpoint else None
         if config and model is not None and "vae_checkpoint" in model.get("init_args", {}):
-            vae = {self.config.subcommand: {"model": {"init_args": {"vae": config}}}}
-            self.config = self.parser.parse_object(vae, self.config)
+            # The whole model, because jsonargparse cannot merge keys into a `vae: null`.
+            whole = self.config[self.config.subcommand].pop("model").as_dict()
+            whole["init_args"]["vae"] = config
+            self.config = self.parser.parse_object(
+                {self.config.subcommand: {"model": whole}}, self.config
+            )
 
     def before_instantiate_classes(self) -> None:
         """Say what is missing before Lightning does."""

@@ -134,11 +134,16 @@ def test_energy_of_a_point_does_not_depend_on_the_others() -> None:
     torch.testing.assert_close(energy(points)[2:3], energy(points[2:3]))
 
 
-def test_input_scale_multiplies_the_points() -> None:
-    plain, scaled = (MLPEnergy(width=8, depth=2, input_scale=s) for s in (1.0, 3.0))
-    scaled.load_state_dict(plain.state_dict())
-    points = torch.randn(5, 2)
-    torch.testing.assert_close(scaled(points), plain(3 * points))
+def test_input_scale_multiplies_the_first_layer_alone() -> None:
+    states = []
+    for scale in (1.0, 3.0):
+        torch.manual_seed(0)
+        states.append(MLPEnergy(width=8, depth=2, input_scale=scale).state_dict())
+    plain, scaled = states
+    for name, value in plain.items():
+        factor = 3 if name.startswith("net.0.") else 1
+        if name.startswith("net."):
+            torch.testing.assert_close(scaled[name], factor * value)
 
 
 def test_energy_gradient_reaches_all_parameters() -> None:
