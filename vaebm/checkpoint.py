@@ -1,12 +1,13 @@
 """Reading checkpoints of either stage: always ``weights_only``, always a one-line error."""
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vaebm.configurable import from_config
+from vaebm.configurable import Configurable, find_class, from_config
 from vaebm.errors import DataError, UsageError
 from vaebm.models.base import VAE
 
@@ -19,21 +20,47 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         UsageError: If there is no such file.
-        DataError: If the file is damaged, holds more than plain data, or is of another kind.
+        DataError: If the file is damaged, holds more than plain data, is of another kind or names
+            classes that are not there or none of ours.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"checkpoint {path} does not exist" + _neighbours(path))
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "no content"
+    except pickle.UnpicklingError as error:  # torch's own text advises to load it nevertheless
         raise DataError(
-            f"checkpoint {path} cannot be read, it is damaged or foreign: {reason}"
+            f"checkpoint {path} is refused: it is damaged or holds more than plain data, "
+            "and to load that could run code"
         ) from error
-    if not (isinstance(checkpoint, dict) and {"state_dict", "hyper_parameters"} <= set(checkpoint)):
+    except (RuntimeError, EOFError, OSError, KeyError) as error:
+        raise DataError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged, cut off or "
+            "no checkpoint"
+        ) from error
+    return _checked(checkpoint, path)
+
+
+def _checked(content: Any, path: Path) -> dict[str, Any]:
+    """The content of a file, if it is a checkpoint whose classes are all there."""
+    parts: dict[str, Any] = content if isinstance(content, dict) else {}
+    if not all(isinstance(parts.get(key), dict) for key in ("state_dict", "hyper_parameters")):
         raise DataError(f"{path} is no checkpoint of vaebm: state_dict or hyper_parameters missing")
-    return checkpoint
+    try:
+        for class_path in _class_paths(parts["hyper_parameters"]):
+            find_class(class_path, Configurable)
+    except DataError as error:
+        raise DataError(f"checkpoint {path} cannot be used: {error}") from error
+    return parts
+
+
+def _class_paths(value: Any) -> Iterator[str]:
+    """All classes that hyper-parameters name, at any depth."""
+    if isinstance(value, dict):
+        yield from (str(value[key]) for key in ("_class_path", "class_path") if key in value)
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _class_paths(item)
 
 
 def _neighbours(path: Path) -> str:

@@ -93,11 +93,11 @@ def listing() -> Iterable[str]:
         names = {e.name: origin(e) for e in entry_points(group=group) if is_builtin(e)}
         names |= {plugin.name: plugin.origin for plugin in find_plugins(group)}
         yield f"{kind}:"
-        yield from (f"  {name:28}{names[name]}" for name in sorted(names))
+        yield from (f"  {name:33} {names[name]}" for name in sorted(names))
     from vaebm.config_files import shipped_configs
 
     yield "configs:"
-    yield from (f"  {name:28}vaebm {__version__}" for name in shipped_configs())
+    yield from (f"  {name:33} vaebm {__version__}" for name in shipped_configs())
 
 
 def first_line(error: BaseException) -> str:
@@ -110,11 +110,16 @@ def first_line(error: BaseException) -> str:
 
 def quieten() -> None:
     """Print warnings as one line, and leave out those that a user cannot act on."""
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        print("warning:", " ".join(str(message).split()), file=sys.stderr)
+
+    warnings.showwarning = show
     for useless in (
         ".*isinstance.treespec, LeafSpec.*",
         ".*module.s. in eval mode at the start of training.*",
         ".*does not have many workers.*",
+        ".*tensorboardX.*",
         ".*The dirpath has changed.*",
         ".*Experiment logs directory.*exists and is not empty.*",
         ".*WeightAveraging callback.*outside the 'fit' stage.*",

@@ -6,6 +6,7 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
+from vaebm.errors import UsageError
 from vaebm.registry import unknown_name
 
 
@@ -45,5 +46,9 @@ class ConfigByName(ActionConfigFile):
 
     @staticmethod
     def apply_config(parser: Any, cfg: Any, dest: Any, value: Any) -> None:
-        """Resolve the name, then do as jsonargparse does."""
-        ActionConfigFile.apply_config(parser, cfg, dest, find_config(str(value)))
+        """Resolve the name, then do as jsonargparse does; an error names the file."""
+        path = find_config(str(value))
+        try:
+            ActionConfigFile.apply_config(parser, cfg, dest, path)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"config {value}: {error}") from error

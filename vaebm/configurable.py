@@ -83,7 +83,20 @@ def from_config(config: dict[str, Any], base: type[T]) -> T:
     Raises:
         DataError: If the class cannot be imported or is none of `base`.
     """
-    path = str(config.get("class_path"))
+    init_args = {name: _nested(value) for name, value in config.get("init_args", {}).items()}
+    return find_class(str(config.get("class_path")), base)(**init_args)
+
+
+def find_class(path: str, base: type[T]) -> type[T]:
+    """Import a class.
+
+    Args:
+        path: Its import path.
+        base: Class that it must derive from.
+
+    Raises:
+        DataError: If the class cannot be imported or is none of `base`.
+    """
     module, _, name = path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)
@@ -93,8 +106,7 @@ def from_config(config: dict[str, Any], base: type[T]) -> T:
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise DataError(f"{path} is no {base.__name__}")
-    init_args = {name: _nested(value) for name, value in config.get("init_args", {}).items()}
-    return cls(**init_args)
+    return cls
 
 
 def _nested(value: Any) -> Any:

@@ -16,7 +16,7 @@ from vaebm.noise import standard_normal
 from vaebm.samplers.base import Sampler, StepInfo
 from vaebm.samplers.replay import ReplayBuffer
 from vaebm.spaces import Space, prior_noise
-from vaebm.stage import Stage, images_of
+from vaebm.stage import Stage
 
 
 class EBMStage(Stage):
@@ -90,6 +90,19 @@ class EBMStage(Stage):
         self.vae.eval()
         return self
 
+    @torch.no_grad()
+    def setup(self, stage: str) -> None:
+        """Try the energy on one image, before a network for other images fails in a chain."""
+        shape = self.vae.image_shape
+        try:
+            with frozen(self.energy):
+                self.energy(torch.zeros(1, *shape, device=self.device))
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"{type(self.energy).__name__} cannot take the VAE's images of shape "
+                f"{tuple(shape)}: {error}"
+            ) from error
+
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         """The parameters of the energy."""
         return self.energy.parameters()
@@ -126,7 +139,7 @@ class EBMStage(Stage):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The contrastive loss with its penalties."""
-        x_data = images_of(batch)
+        x_data = self.images_of(batch)
         x_model, info = self.negatives(len(x_data), self.training_generator())
         energy_data, energy_model = self.energy(torch.cat([x_data, x_model])).chunk(2)
         energy_gap = energy_data.mean() - energy_model.mean()
@@ -162,7 +175,7 @@ class EBMStage(Stage):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the energy of held-out images, and the gap to fresh chains on the first batch."""
-        x_data = images_of(batch)
+        x_data = self.images_of(batch)
         size = len(x_data)
         energy_data = self.energy(x_data).mean()
         self.log("val/energy_data", energy_data, batch_size=size, sync_dist=True)
@@ -173,13 +186,13 @@ class EBMStage(Stage):
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log the mean ELBO, energy and unnormalised log-likelihood of test images."""
-        terms = self.log_likelihood(images_of(batch), self.evaluation_generator(batch_idx))
+        terms = self.log_likelihood(self.images_of(batch), self.evaluation_generator(batch_idx))
         for name, value in terms.items():
             self.log(f"test/{name}", value.mean(), batch_size=len(value), sync_dist=True)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """ELBO, energy and unnormalised log-likelihood of every image, each ``(B,)``."""
-        return self.log_likelihood(images_of(batch), self.evaluation_generator(batch_idx))
+        return self.log_likelihood(self.images_of(batch), self.evaluation_generator(batch_idx))
 
     def log_likelihood(self, image: Tensor, generator: Generator) -> dict[str, Tensor]:
         """The bound ELBO(x) − E(x) ≤ log h(x) + log Z and its two parts (Eq. 6).

@@ -15,6 +15,7 @@ from vaebm.datamodules import datamodules
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError, cause_of
 from vaebm.models import models
+from vaebm.registry import unknown_name
 from vaebm.samplers import samplers
 from vaebm.spaces import spaces
 from vaebm.trainer import VAEBMTrainer
@@ -37,12 +38,16 @@ def one_line(message: str, parser: LightningArgumentParser) -> str:
     """Shorten a parser's message and add the closest match of a mistyped name."""
     text = " ".join(line.strip() for line in message.splitlines() if line.strip())
     wrong_option = re.search(r"unrecognized arguments: (--[\w.]+)", text)
+    wrong_key = re.search(r"Option '([\w.]+)' is not accepted", text)
     wrong_class = re.search(r"dot import path string: (\w+)", text)
     if text.endswith("are required: fit.model"):
         return "vaebm fit needs a model: --config NAME of a config, or --model CLASS"
     if wrong_option:
         options = [option for action in parser._actions for option in action.option_strings]
         return f"{text.split(' --')[0]} {wrong_option[1]}{closest(wrong_option[1], options)}"
+    if wrong_key:
+        names = {action.dest for action in parser._actions if "." not in action.dest} - {"help"}
+        return unknown_name(wrong_key[1], names, "the settings here")
     if wrong_class:
         name = wrong_class[1]
         return f"unknown class {name!r}{closest(name, known_classes())}; `vaebm list` shows all"
@@ -136,6 +141,8 @@ class VAEBMCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Say what is missing before Lightning does."""
         config: Namespace = self.config[self.subcommand]
+        if self.subcommand != "fit" and config.get("ckpt_path") is None:
+            raise UsageError(f"vaebm {self.subcommand} needs --ckpt_path PATH of a checkpoint")
         if self.subcommand != "sample" and config.get("data") is None:
             raise UsageError(f"vaebm {self.subcommand} needs data: --config NAME, or --data CLASS")
 

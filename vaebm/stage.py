@@ -1,7 +1,7 @@
 """What both training stages share: optimiser, random streams, hyper-parameters as data."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import cos, pi
 from typing import Any
 
@@ -11,7 +11,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Generator, Tensor, nn
 
 from vaebm.configurable import Configurable, class_path, to_config
-from vaebm.errors import DataError
+from vaebm.errors import DataError, UsageError
+from vaebm.models.base import VAE
 from vaebm.noise import generator_for, run_seed
 
 TRAINING, EVALUATION = 0, 1
@@ -30,6 +31,8 @@ class Stage(Configurable, LightningModule, ABC):
         weight_decay: L2 penalty added to the gradient.
         seed: Seed of this stage's noise; None takes the run's ``seed_everything``.
     """
+
+    vae: VAE
 
     def __init__(
         self,
@@ -123,6 +126,38 @@ class Stage(Configurable, LightningModule, ABC):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights; those of another architecture are refused in one line."""
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1:2] or [str(error)]
+            raise UsageError(
+                f"the checkpoint's weights do not fit this {type(self).__name__}: "
+                f"{reason[0].strip()[:150]} ...; give no config or option that changes the model"
+            ) from error
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep NaN out of files, whatever made it: the checkpoint before this one stays."""
+        for name, value in checkpoint["state_dict"].items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise DataError(
+                    f"training diverged: {name} holds NaN or infinity at step {self.global_step}; "
+                    "the last checkpoint is sound, lower the learning rate or the step size"
+                )
+
+    def images_of(self, batch: Any) -> Tensor:
+        """The images of a batch, of the shape that the VAE is made for."""
+        images = images_of(batch)
+        if images.shape[1:] != self.vae.image_shape:
+            raise UsageError(
+                f"the data are of shape {tuple(images.shape[1:])}, but "
+                f"{type(self.vae).__name__} is made for {tuple(self.vae.image_shape)}"
+            )
+        return images
 
     def require_finite(self, loss: Tensor, batch: Tensor) -> None:
         """Stop before a NaN reaches the weights, and say whose fault it is."""

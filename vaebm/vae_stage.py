@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from vaebm.models.base import VAE, ElboTerms
 from vaebm.noise import standard_normal
 from vaebm.spaces import prior_noise
-from vaebm.stage import Stage, images_of
+from vaebm.stage import Stage
 
 
 class VAEStage(Stage):
@@ -56,7 +56,7 @@ class VAEStage(Stage):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The annealed negative ELBO, mean over the batch, in nats."""
-        image = images_of(batch)
+        image = self.images_of(batch)
         terms = self._terms(image, self.training_generator())
         loss = (self.kl_weight() * terms.kl.sum(1) - terms.log_px).mean()
         self.require_finite(loss, image)
@@ -74,7 +74,8 @@ class VAEStage(Stage):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ELBO of every image, ``(B,)``."""
-        return {"elbo": self._terms(images_of(batch), self.evaluation_generator(batch_idx)).elbo}
+        image = self.images_of(batch)
+        return {"elbo": self._terms(image, self.evaluation_generator(batch_idx)).elbo}
 
     def _terms(self, image: Tensor, generator: Generator) -> ElboTerms:
         dim = self.vae.latent_dim
@@ -82,7 +83,7 @@ class VAEStage(Stage):
         return self.vae.elbo(image, noise=noise)
 
     def _log_elbo(self, split: str, batch: Any, batch_idx: int) -> None:
-        image = images_of(batch)
+        image = self.images_of(batch)
         elbo = self._terms(image, self.evaluation_generator(batch_idx)).elbo.mean()
         self.log(f"{split}/elbo", elbo, batch_size=len(image), sync_dist=True)
         bits = -elbo / (log(2) * image[0].numel())

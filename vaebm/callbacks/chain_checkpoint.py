@@ -1,6 +1,7 @@
 """Keeps persistent chains across interruptions."""
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from vaebm.errors import UsageError
+from vaebm.errors import DataError, UsageError
 from vaebm.samplers.replay import ReplayBuffer
 
 
@@ -57,7 +58,7 @@ class ChainCheckpoint(Callback):
         folder = Path(str(trainer.ckpt_path)).parent / "chains"
         path = self._file(folder, step, trainer.global_rank)
         if path.is_file():
-            self.replay.load_state_dict(torch.load(path, weights_only=True))
+            self.replay.load_state_dict(_read(path))
             return
         others = [p.name for p in self._files(folder, trainer.global_rank)]
         if others:
@@ -81,3 +82,11 @@ class ChainCheckpoint(Callback):
     def _files(folder: Path, rank: int) -> list[Path]:
         found = folder.glob(f"step=*-rank={rank}.pt")
         return sorted(found, key=lambda p: p.stat().st_mtime_ns)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        chains: dict[str, Any] = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path} is damaged: remove it to start the chains afresh") from error
+    return chains

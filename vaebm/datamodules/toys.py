@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from vaebm.datamodules.base import ImageDataModule, Splits, Tensors, datamodules
+from vaebm.errors import UsageError
 from vaebm.noise import generator_for
 
 
@@ -37,6 +38,8 @@ class Gaussians25DataModule(ImageDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers)
+        if num_train < 1 or num_test < 1 or std <= 0:
+            raise UsageError("Gaussians25DataModule needs num_train, num_test ≥ 1 and std > 0")
         self.save_hyperparameters()
         self.num_train = num_train
         self.num_test = num_test
