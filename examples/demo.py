@@ -1,7 +1,7 @@
 """The main job on two data sets: both stages, sampling, evaluation, pictures, one table.
 
-Everything goes through the command line's `main`, as a user would call it. No download: 25 Gaussians
-are made on the fly, the handwritten digits ship with scikit-learn.
+Everything goes through the command line's `main`, as a user would call it. No download: 25
+Gaussians are made on the fly, the handwritten digits ship with scikit-learn.
 """
 
 import argparse
@@ -65,37 +65,34 @@ class Runs:
         return results
 
 
-TABLE = """
-25 Gaussians                        truth      VAE    VAEBM    VAEBM, Langevin with replay
-  negative log-likelihood, nats  {nll_true:8.3f} {nll_vae:8.3f} {nll_vaebm:8.3f} {replay_nll:8.3f}
-  modes covered of 25                  25 {modes_vae:8.0f} {modes:8.0f} {replay_modes:8.0f}
-  high-quality samples              1.000 {high_quality_vae:8.3f} {high_quality:8.3f} {replay_hq:8.3f}
-  KL of modes to uniform            0.000 {mode_kl_vae:8.3f} {mode_kl:8.3f} {replay_kl:8.3f}
-digits                           test set      VAE    VAEBM    VAEBM, Langevin with replay
-  Fréchet distance to train      {frechet_test_set:8.2f} {frechet_vae:8.2f} {frechet_vaebm:8.2f} {fr:8.2f}
-  ratio to the VAE                               1.00 {ratio:8.2f} {replay_ratio:8.2f}
-"""
+ROWS = {
+    "gaussians25": {
+        "negative log-likelihood, nats": ("nll_true", "nll_vae", "nll_vaebm"),
+        "modes covered, of 25": (None, "modes_vae", "modes"),
+        "share of high-quality samples": (None, "high_quality_vae", "high_quality"),
+        "KL of modes to uniform, nats": (None, "mode_kl_vae", "mode_kl"),
+    },
+    "digits": {
+        "Fréchet distance to train": ("frechet_test_set", "frechet_vae", "frechet_vaebm"),
+    },
+}
 
 
 def table(results: dict[str, Metrics]) -> str:
-    """All figures side by side."""
-    plain = {
-        name: {key.removeprefix("test/"): value for key, value in metrics.items()}
-        for name, metrics in results.items()
-    }
-    toy, toy_replay = plain["gaussians25"], plain["gaussians25_ebm_persistent"]
-    digits, digits_replay = plain["digits"], plain["digits_ebm_persistent"]
-    return TABLE.format(
-        **toy,
-        **{name: value for name, value in digits.items() if name.startswith("frechet")},
-        replay_nll=toy_replay["nll_vaebm"],
-        replay_modes=toy_replay["modes"],
-        replay_hq=toy_replay["high_quality"],
-        replay_kl=toy_replay["mode_kl"],
-        ratio=digits["frechet_vaebm"] / digits["frechet_vae"],
-        fr=digits_replay["frechet_vaebm"],
-        replay_ratio=digits_replay["frechet_vaebm"] / digits_replay["frechet_vae"],
-    )
+    """All figures side by side; `data` is the truth, of Fréchet distances the test set's own."""
+    columns = ("data", "VAE", "VAEBM", "persistent")
+    lines = []
+    for title, rows in ROWS.items():
+        plain, persistent = (
+            {key.removeprefix("test/"): value for key, value in results[name].items()}
+            for name in (title, f"{title}_ebm_persistent")
+        )
+        lines.append(f"{title:32}" + "".join(f"{column:>12}" for column in columns))
+        for label, (data, vae, vaebm) in rows.items():
+            values = [plain.get(str(data)), plain[vae], plain[vaebm], persistent[vaebm]]
+            cells = ("" if value is None else f"{value:.3f}" for value in values)
+            lines.append(f"  {label:30}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)
 
 
 def demo() -> None:
