@@ -20,11 +20,12 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# constraints.txt holds the versions the tests were run with.
+# constraints.txt holds the versions the tests were run with. PYTHONWARNINGS silences a warning of
+# setuptools about editable installs.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 clean:
