@@ -44,7 +44,8 @@ class Runs:
         return self.folder / name / "run" / "checkpoints" / "last.ckpt"
 
     def fit(self, name: str, *options: str) -> None:
-        """Train with the shipped config of that name."""
+        """Train with the shipped config of that name, afresh."""
+        shutil.rmtree(self.folder / name, ignore_errors=True)
         self._run("fit", f"{name}.yaml", name, *options)
 
     def test(self, name: str) -> Metrics:

@@ -172,7 +172,8 @@ def test_predict_writes_one_row_for_every_test_point(vaebm: Run) -> None:
     vaebm("predict", "--ckpt_path", trained().ebm, "--trainer.logger=false")
     with np.load("predictions.npz") as arrays:
         shapes = {name: array.shape for name, array in arrays.items()}
-    assert shapes == dict.fromkeys(("elbo", "energy", "elbo_minus_energy"), (100,))
+        assert arrays["index"].tolist() == list(range(100))
+    assert shapes == dict.fromkeys(("elbo", "energy", "elbo_minus_energy", "index"), (100,))
 
 
 # Sampling
@@ -313,6 +314,21 @@ def test_test_uses_the_sampler_of_the_options(
     vaebm("test", "--config", config, "--ckpt_path", trained().ebm,
           "--model.sampler.step_size", 0.02)  # fmt: skip
     assert set(chain_steps) == {0.02}
+
+
+def test_config_of_a_whole_training_leaves_the_checkpoint_its_model(
+    vaebm: Run, config: Path, chain_steps: Counter[float]
+) -> None:
+    # gaussians25_ebm draws by resampling, the checkpoint by Langevin dynamics.
+    vaebm("test", "--config", "gaussians25_ebm", "--config", config, "--ckpt_path", trained().ebm)
+    assert set(chain_steps) == {0.01}
+
+
+def test_config_of_the_other_stage_leaves_the_checkpoint_its_model(
+    vaebm: Run, config: Path
+) -> None:
+    options = ("--config", config, "--ckpt_path", trained().ebm)
+    assert "test/nll_vaebm" in vaebm("test", "--config", "gaussians25_vae", *options).out
 
 
 # Files that stand alone

@@ -234,9 +234,30 @@ def test_weights_of_another_architecture_are_refused(refused: BadRun) -> None:
     assert len(line) < 400
 
 
-def test_checkpoint_of_the_other_stage_is_refused(refused: BadRun) -> None:
-    line = refused(2, "test", "--config", "gaussians25_vae", "--ckpt_path", trained().ebm)
-    assert "VAEStage" in line
+def test_negative_seed_is_refused(refused: BadRun) -> None:
+    assert "seed" in refused(2, "sample", "--ckpt_path", trained().ebm, "--seed", -1)
+
+
+def test_cosine_without_an_end_is_refused(refused: BadRun) -> None:
+    endless = (
+        "--trainer.max_steps",
+        -1,
+        "--trainer.max_epochs",
+        -1,
+        "--trainer.max_time",
+        "00:00:01:00",
+    )
+    assert "max_steps" in refused(2, *vae_run(*endless))
+
+
+def test_precision_that_rounds_the_chains_is_refused(refused: BadRun) -> None:
+    assert "bf16-mixed" in refused(2, *ebm_run("--trainer.precision", "bf16-true"))
+
+
+def test_replay_with_a_sampler_that_ignores_it_is_refused(refused: BadRun) -> None:
+    sampler = ("--model.sampler", "ResamplingSampler")
+    replay = ("--model.replay", "vaebm.samplers.ReplayBuffer")
+    assert "replay" in refused(2, *ebm_run(*sampler, *replay))
 
 
 # Bad files: exit code 1, or 2 where there is none

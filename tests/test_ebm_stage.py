@@ -16,6 +16,7 @@ from tests.toys import LinearVAE, QuadraticEnergy
 from tests.training import BATCHES, ebm_stage, same_weights, saver, small_trainer, toy_data
 from vaebm.ebm_stage import EBMStage, frozen
 from vaebm.errors import UsageError
+from vaebm.models import MLPVAE, MLPEnergy
 from vaebm.noise import generator_for
 from vaebm.samplers import LangevinSampler, ReplayBuffer
 from vaebm.spaces import DataSpace, NoiseSpace
@@ -132,7 +133,7 @@ def test_stage_without_a_vae_is_refused() -> None:
 def test_energy_for_other_images_is_refused_before_training(tmp_path: Path) -> None:
     stage = ebm_stage()
     stage.energy.net[0] = torch.nn.Linear(5, 8)
-    with pytest.raises(UsageError, match=r"MLPEnergy cannot take .* of shape \(2,\)"):
+    with pytest.raises(UsageError, match=r"MLPEnergy fails on .* of shape \(2,\)"):
         small_trainer(tmp_path).fit(stage, toy_data())
 
 
@@ -339,3 +340,26 @@ def test_every_process_writes_its_own_chains(ranks: Path) -> None:
 def test_two_processes_resume_as_if_uninterrupted(ranks: Path, rank: int) -> None:
     first, second = (torch.load(folder / f"rank{rank}.pt") for folder in (ranks, ranks / "resumed"))
     assert same_weights(first, second)
+
+
+def test_noise_differs_between_accumulated_batches_of_one_step(linear: EBMStage) -> None:
+    first, _ = linear.negatives(8, linear.training_generator(0))
+    second, _ = linear.negatives(8, linear.training_generator(1))
+    assert not torch.equal(first, second)
+
+
+def test_energies_are_float32_under_bf16_autocast(linear: EBMStage) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear.energies(torch.randn(4, 2)).dtype == torch.float32
+
+
+def test_energy_on_x_alone_is_not_scored_as_vaebm() -> None:
+    stage = EBMStage(
+        MLPEnergy(width=8, depth=1),
+        LangevinSampler(2, 0.1),
+        DataSpace(),
+        vae=MLPVAE(width=8, depth=1),
+    )
+    terms = stage.log_likelihood(torch.randn(3, 2), generator_for(0))
+    assert stage.title == "EBM"
+    assert "elbo_minus_energy" not in terms

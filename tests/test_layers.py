@@ -47,7 +47,7 @@ ORDER = [
     "plotting",
     "stage",
     "vae_stage",
-    "callbacks.chain_checkpoint",
+    "chain_checkpoint",
     "ebm_stage",
     "sampling",
     "callbacks.draws",

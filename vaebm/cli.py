@@ -120,6 +120,7 @@ def quieten() -> None:
         ".*module.s. in eval mode at the start of training.*",
         ".*does not have many workers.*",
         ".*tensorboardX.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
         ".*The dirpath has changed.*",
         ".*Experiment logs directory.*exists and is not empty.*",
         ".*WeightAveraging callback.*outside the 'fit' stage.*",

@@ -4,6 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 from vaebm.errors import UsageError
@@ -35,8 +36,35 @@ def find_config(name: str) -> str:
     raise TypeError(unknown_name(name, shipped, "--config (no such file either)"))
 
 
+def without_model(name: str) -> str:
+    """The value of ``--config`` where a checkpoint brings the model.
+
+    A config of a whole training would replace the checkpoint's sampler and space by its own: of
+    one that names the model's class only the rest counts. One that changes single settings of the
+    model stays as it is.
+
+    Args:
+        name: As in `find_config`.
+
+    Returns:
+        A path, or YAML text.
+    """
+    path = find_config(name)
+    try:
+        config = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return path  # jsonargparse says what is wrong with it
+    model = config.get("model") if isinstance(config, dict) else None
+    if not (isinstance(model, str) or (isinstance(model, dict) and "class_path" in model)):
+        return path
+    rest = {key: value for key, value in config.items() if key != "model"}
+    return str(yaml.safe_dump(rest))
+
+
 class ConfigByName(ActionConfigFile):
-    """The ``--config`` option of every subcommand."""
+    """The ``--config`` option of `fit`."""
+
+    resolve = staticmethod(find_config)
 
     def __call__(
         self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
@@ -44,11 +72,17 @@ class ConfigByName(ActionConfigFile):
         """Apply the config that the option names."""
         self.apply_config(parser, cfg, self.dest, values)
 
-    @staticmethod
-    def apply_config(parser: Any, cfg: Any, dest: Any, value: Any) -> None:
+    @classmethod
+    def apply_config(cls, parser: Any, cfg: Any, dest: Any, value: Any) -> None:
         """Resolve the name, then do as jsonargparse does; an error names the file."""
-        path = find_config(str(value))
+        config = cls.resolve(str(value))
         try:
-            ActionConfigFile.apply_config(parser, cfg, dest, path)
+            ActionConfigFile.apply_config(parser, cfg, dest, config)
         except (TypeError, ValueError) as error:
             raise UsageError(f"config {value}: {error}") from error
+
+
+class EvaluationConfig(ConfigByName):
+    """The ``--config`` option where a checkpoint is evaluated."""
+
+    resolve = staticmethod(without_model)

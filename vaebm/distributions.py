@@ -14,6 +14,11 @@ def soft_clamp(value: Tensor, limit: float = 5.0) -> Tensor:
     return (value / limit).tanh() * limit
 
 
+def at_least_float32(value: Tensor) -> Tensor:
+    """The value in float32 or wider, for sums and densities of half-precision outputs."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
 class DiagonalNormal(NamedTuple):
     """Independent normals N(mean, scale²), the distribution of every latent group.
 
@@ -40,6 +45,7 @@ class DiagonalNormal(NamedTuple):
         References:
             NVAE: A Deep Hierarchical Variational Autoencoder (Vahdat, Kautz, 2020).
         """
+        mean, log_scale = at_least_float32(mean), at_least_float32(log_scale)
         return cls(soft_clamp(mean), (soft_clamp(log_scale).exp() + 0.01) * temperature)
 
     @classmethod

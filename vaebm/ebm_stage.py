@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch import Callback
 from torch import Generator, Tensor, nn
 
-from vaebm.callbacks.chain_checkpoint import ChainCheckpoint
+from vaebm.chain_checkpoint import ChainCheckpoint
 from vaebm.checkpoint import load_vae
+from vaebm.distributions import at_least_float32
 from vaebm.errors import UsageError
 from vaebm.models.base import VAE, Energy
-from vaebm.noise import standard_normal
 from vaebm.samplers.base import Sampler, StepInfo
 from vaebm.samplers.replay import ReplayBuffer
 from vaebm.spaces import Space, prior_noise
@@ -73,6 +73,8 @@ class EBMStage(Stage):
             raise UsageError(
                 "stage 2 needs a trained VAE: --model.vae_checkpoint PATH of a stage-1 checkpoint"
             )
+        if replay is not None and not sampler.uses_start:
+            raise UsageError(f"{type(sampler).__name__} ignores where a chain starts: no replay")
         self.energy = energy
         self.sampler = sampler
         self.space = space
@@ -84,6 +86,15 @@ class EBMStage(Stage):
         self.init_args["vae"] = self.vae  # stored as data: the checkpoint stands alone
         self.store_hyperparameters()
 
+    @property
+    def title(self) -> str:
+        """What this model is called in pictures and figures."""
+        return "VAEBM" if self.space.includes_vae else "EBM"
+
+    def energies(self, image: Tensor) -> Tensor:
+        """E of images, ``(B,)``, in float32 or wider also where the network runs in bf16."""
+        return at_least_float32(self.energy(image))
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode of everything but the VAE, which stays in evaluation mode."""
         super().train(mode)
@@ -93,13 +104,14 @@ class EBMStage(Stage):
     @torch.no_grad()
     def setup(self, stage: str) -> None:
         """Try the energy on one image, before a network for other images fails in a chain."""
+        super().setup(stage)
         shape = self.vae.image_shape
         try:
             with frozen(self.energy):
                 self.energy(torch.zeros(1, *shape, device=self.device))
         except (RuntimeError, ValueError) as error:
             raise UsageError(
-                f"{type(self.energy).__name__} cannot take the VAE's images of shape "
+                f"{type(self.energy).__name__} fails on the VAE's images of shape "
                 f"{tuple(shape)}: {error}"
             ) from error
 
@@ -140,8 +152,8 @@ class EBMStage(Stage):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The contrastive loss with its penalties."""
         x_data = self.images_of(batch)
-        x_model, info = self.negatives(len(x_data), self.training_generator())
-        energy_data, energy_model = self.energy(torch.cat([x_data, x_model])).chunk(2)
+        x_model, info = self.negatives(len(x_data), self.training_generator(batch_idx))
+        energy_data, energy_model = self.energies(torch.cat([x_data, x_model])).chunk(2)
         energy_gap = energy_data.mean() - energy_model.mean()
         penalty = self.penalty(energy_data, energy_model)
         loss: Tensor = energy_gap + penalty
@@ -177,11 +189,11 @@ class EBMStage(Stage):
         """Log the energy of held-out images, and the gap to fresh chains on the first batch."""
         x_data = self.images_of(batch)
         size = len(x_data)
-        energy_data = self.energy(x_data).mean()
+        energy_data = self.energies(x_data).mean()
         self.log("val/energy_data", energy_data, batch_size=size, sync_dist=True)
         if batch_idx == 0:
             x_model = self.sample(size, generator=self.evaluation_generator(batch_idx))
-            gap = energy_data - self.energy(x_model).mean()
+            gap = energy_data - self.energies(x_model).mean()
             self.log("val/energy_gap", gap, batch_size=size, sync_dist=True)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -202,12 +214,12 @@ class EBMStage(Stage):
             generator: Source of the posterior noise.
 
         Returns:
-            ``elbo``, ``energy`` and ``elbo_minus_energy`` in nats, each ``(B,)``.
+            ``elbo``, ``energy`` and, unless the space leaves the VAE out of the model,
+            ``elbo_minus_energy`` in nats, each ``(B,)``.
         """
-        dim = self.vae.latent_dim
-        noise = standard_normal(len(image), dim, generator=generator, device=image.device)
-        elbo, energy = self.vae.elbo(image, noise=noise).elbo, self.energy(image)
-        return {"elbo": elbo, "energy": energy, "elbo_minus_energy": elbo - energy}
+        elbo, energy = self.elbo_terms(image, generator).elbo, self.energies(image)
+        terms = {"elbo": elbo, "energy": energy}
+        return {**terms, "elbo_minus_energy": elbo - energy} if self.space.includes_vae else terms
 
     @torch.no_grad()
     def sample(
@@ -237,10 +249,10 @@ class EBMStage(Stage):
     def panels(
         self, num_samples: int, *, generator: Generator | None, num_steps: int | None = None
     ) -> dict[str, Tensor]:
-        """Samples for pictures and evaluation, by title: the VAE's and the VAEBM's."""
+        """Samples for pictures and evaluation, by title: the VAE's and this model's."""
         vae = self.vae.decode(prior_noise(self.vae, num_samples, generator=generator)).image
-        vaebm = self.sample(num_samples, generator=generator, num_steps=num_steps)
-        return {"VAE": vae, "VAEBM": vaebm}
+        model = self.sample(num_samples, generator=generator, num_steps=num_steps)
+        return {"VAE": vae, self.title: model}
 
 
 @contextmanager

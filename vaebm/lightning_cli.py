@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
 from vaebm.checkpoint import read_checkpoint, vae_config
-from vaebm.config_files import ConfigByName
+from vaebm.config_files import ConfigByName, EvaluationConfig
 from vaebm.datamodules import datamodules
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError, cause_of
@@ -80,9 +80,16 @@ def checkpoint_of(args: list[str]) -> str | None:
 class VAEBMCLI(LightningCLI):
     """The subcommands of `vaebm` that need a Trainer.
 
-    Settings come from the checkpoint of ``--ckpt_path`` first, then from configs, then from
-    options; each overrides what came before. (Stock LightningCLI lets the checkpoint win.)
+    To evaluate or sample, settings come from the checkpoint of ``--ckpt_path`` first, then from
+    configs, then from options; each overrides what came before. (Stock LightningCLI lets the
+    checkpoint win.) Of the config of a whole training the model does not count.
     """
+
+    def __init__(self, args: list[str], **kwargs: Any) -> None:
+        ckpt_path = checkpoint_of(args)
+        self.checkpoint = read_checkpoint(ckpt_path) if ckpt_path else None
+        self.evaluates = self.checkpoint is not None and "fit" not in args
+        super().__init__(args=args, **kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser that finds configs by name."""
@@ -90,7 +97,7 @@ class VAEBMCLI(LightningCLI):
         parser.add_argument(
             "-c",
             "--config",
-            action=ConfigByName,
+            action=EvaluationConfig if self.evaluates else ConfigByName,
             help="A config file, or the name of a shipped one (`vaebm list`); several overlay.",
         )
         return parser
@@ -102,15 +109,14 @@ class VAEBMCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with defaults from the checkpoint."""
-        subcommand = next((arg for arg in args if arg in self.subcommands()), None)
-        ckpt_path = checkpoint_of(args)
-        self.checkpoint = read_checkpoint(ckpt_path) if ckpt_path else None
-        if self.checkpoint is not None and subcommand not in (None, "fit"):
-            self._subcommand_parsers[subcommand].set_defaults(self._defaults(self.checkpoint))
-        elif subcommand == "sample" and not {"-h", "--help"} & set(args):
-            raise UsageError("vaebm sample needs --ckpt_path PATH of a checkpoint")
+        subcommand = next((arg for arg in args if arg in self.subcommands()), "")
+        parser_of = self._subcommand_parsers
         if subcommand == "sample":
-            self._subcommand_parsers[subcommand].set_defaults({"trainer.logger": False})
+            parser_of["sample"].set_defaults({"trainer.logger": False})
+            if self.checkpoint is None and not {"-h", "--help"} & set(args):
+                raise UsageError("vaebm sample needs --ckpt_path PATH of a checkpoint")
+        if subcommand and self.evaluates and self.checkpoint is not None:
+            parser_of[subcommand].set_defaults(self._defaults(self.checkpoint))
         self.config = parser.parse_args(args)
 
     @staticmethod

@@ -2,19 +2,34 @@
 
 `seed_everything` seeds all ranks alike, so chains would repeat across devices; and a global
 generator's state depends on everything that ran before. Every draw of this package therefore comes
-from a generator made of (seed, rank, step) in training and of (seed, sample) in sampling.
+from a generator made of a purpose and a few integers: seed, rank and step in training, seed and
+sample number in sampling.
 """
 
 import os
 from collections.abc import Sequence
+from enum import IntEnum
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from vaebm.errors import UsageError
+
+
+class Purpose(IntEnum):
+    """What numbers are drawn for: one seed gives every purpose streams of its own."""
+
+    TRAINING = 0
+    EVALUATION = 1
+    DATA = 2
+    ORDER = 3
+    SAMPLES = 4
+    PANELS = 5
+
 
 def generator_for(*place: int, device: torch.device | str = "cpu") -> Generator:
-    """A generator whose stream is a function of some integers, e.g. (seed, rank, step).
+    """A generator whose stream is a function of some integers, e.g. (purpose, seed, step).
 
     Args:
         *place: Integers, each in [0, 2⁶⁴).
@@ -22,7 +37,12 @@ def generator_for(*place: int, device: torch.device | str = "cpu") -> Generator:
 
     Returns:
         A generator; different places give independent streams.
+
+    Raises:
+        UsageError: If an integer is out of range.
     """
+    if not all(0 <= number < 2**64 for number in place):
+        raise UsageError(f"a seed is an integer from 0 to 2^64 - 1, not {min(place)}")
     # SeedSequence alone takes (1,), (1, 0) and (1, 0, 0) for one seed, and 2³² for (0, 1).
     words = np.array(place, np.uint64).view(np.uint32).tolist()
     seed = int(np.random.SeedSequence([len(place), *words]).generate_state(1, np.uint64)[0])
@@ -54,7 +74,8 @@ class RowGenerators(Generator):
         self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"
     ) -> None:
         super().__init__()
-        self.rows = [generator_for(seed, index, device=device) for index in indices]
+        place = (Purpose.SAMPLES, seed)
+        self.rows = [generator_for(*place, index, device=device) for index in indices]
         self.manual_seed(self.rows[0].initial_seed())
 
 
@@ -70,18 +91,22 @@ def standard_normal(
         device: Device of the result; a generator on another device draws there and is copied.
 
     Returns:
-        Float32 noise, ``(B, *shape)``.
+        Noise of the default dtype, but never of half precision, ``(B, *shape)``.
 
     Raises:
         ValueError: If the generator has another number of rows.
     """
     source = device if generator is None else generator.device
+    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
     if isinstance(generator, RowGenerators):
         if len(generator.rows) != batch_size:
             raise ValueError(f"{len(generator.rows)} row generators for {batch_size} rows")
-        rows = [torch.randn(shape, generator=row, device=source) for row in generator.rows]
+        rows = [
+            torch.randn(shape, generator=row, device=source, dtype=dtype) for row in generator.rows
+        ]
         return torch.stack(rows).to(device)
-    return torch.randn(batch_size, *shape, generator=generator, device=source).to(device)
+    noise = torch.randn(batch_size, *shape, generator=generator, device=source, dtype=dtype)
+    return noise.to(device)
 
 
 def uniform(
@@ -93,8 +118,8 @@ def uniform(
     """
     # Φ(n) of a standard normal is uniform, and one drawing routine is enough.
     normal = standard_normal(batch_size, *shape, generator=generator, device=device)
-    probability: Tensor = torch.special.ndtr(normal.double())
-    return probability.float().clamp(max=1 - 2**-24)
+    probability: Tensor = torch.special.ndtr(normal)
+    return probability.clamp(max=1 - 2**-24)
 
 
 def run_seed() -> int:

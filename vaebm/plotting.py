@@ -61,7 +61,7 @@ def draw(panels: Mapping[str, Tensor], energy: Energy | None = None) -> Figure:
     for axis, (title, samples) in zip(axes, panels.items(), strict=False):
         axis.set_title(f"{title}, {len(samples):,}" if toys else title)
         if toys:
-            x, y = samples.detach().cpu().T
+            x, y = samples.detach().cpu().numpy().T
             axis.scatter(x, y, s=2, alpha=0.5, linewidths=0)
             axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
         else:
@@ -86,7 +86,12 @@ def _draw_surface(figure: Figure, axis: Axes, energy: Energy, limit: float) -> N
     low, high = surface.quantile(0.01), surface.quantile(0.99)
     extent = (-limit, limit, -limit, limit)
     picture = axis.imshow(
-        surface, extent=extent, origin="lower", vmin=float(low), vmax=float(high), cmap="viridis"
+        surface.numpy(),
+        extent=extent,
+        origin="lower",
+        vmin=float(low),
+        vmax=float(high),
+        cmap="viridis",
     )
     axis.set_title("energy E(x)")
     figure.colorbar(picture, ax=axis, shrink=0.8)

@@ -17,7 +17,12 @@ class Space(Configurable, ABC):
     """A space for chains: how they start, what they feel, which image a state stands for.
 
     A space holds no state. Chains are flat tensors ``(B, D)``; only the space knows how D splits.
+
+    Attributes:
+        includes_vae: Whether the model is p_θ(x) exp(−E(x)), or exp(−E(x)) alone.
     """
+
+    includes_vae = True
 
     @abstractmethod
     def start(self, vae: VAE, batch_size: int, *, generator: Generator | None) -> Tensor:
@@ -71,9 +76,11 @@ class NoiseSpace(Space):
     ``prior="noise"``: U(ε) = E(T(ε)) + ½‖ε‖². The change of variables from (z, x) to ε cancels the
     VAE's scales, which is the paper's density.
 
-    ``prior="joint"``: U(ε) = E(T(ε)) − log p(z) − log p(x|z), what the published code runs. It
+    ``prior="joint"``: U(ε) = E(T(ε)) − log p(z) − log p(x|z), as in the published code (which
+    also bounds the pixel scale of log p(x|z) from below; that is up to the VAE's `log_joint`). It
     leaves the Jacobian out, so that it differs from the paper's by Σ log σ wherever a scale
-    depends on earlier noise; both have the same gradient where all scales are fixed.
+    depends on earlier noise. Both have the same gradient where scales are fixed and no pixel is
+    clamped.
 
     Args:
         prior: ``noise`` (the paper) or ``joint`` (the published code).
@@ -117,6 +124,8 @@ class DataSpace(Space):
         low: Lower end of the uniform noise.
         high: Upper end of the uniform noise.
     """
+
+    includes_vae = False
 
     def __init__(
         self, init: Literal["uniform", "vae"] = "uniform", low: float = 0.0, high: float = 1.0

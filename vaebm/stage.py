@@ -12,10 +12,8 @@ from torch import Generator, Tensor, nn
 
 from vaebm.configurable import Configurable, class_path, to_config
 from vaebm.errors import DataError, UsageError
-from vaebm.models.base import VAE
-from vaebm.noise import generator_for, run_seed
-
-TRAINING, EVALUATION = 0, 1
+from vaebm.models.base import VAE, ElboTerms
+from vaebm.noise import Purpose, generator_for, run_seed, standard_normal
 
 
 class Stage(Configurable, LightningModule, ABC):
@@ -91,19 +89,45 @@ class Stage(Configurable, LightningModule, ABC):
             }
         )
 
-    def training_generator(self) -> Generator:
-        """The noise of this rank at this training step."""
-        place = (self.seed, TRAINING, self.global_rank, self.global_step)
+    def training_generator(self, batch_idx: int = 0) -> Generator:
+        """The noise of this rank for one batch of a step; accumulation takes several a step."""
+        place = (Purpose.TRAINING, self.seed, self.global_rank, self.global_step, batch_idx)
         return generator_for(*place, device=self.device)
 
     def evaluation_generator(self, batch_idx: int) -> Generator:
         """The noise of this rank for one batch of validation, test or prediction."""
-        place = (self.seed, EVALUATION, self.global_rank, batch_idx)
+        place = (Purpose.EVALUATION, self.seed, self.global_rank, batch_idx)
         return generator_for(*place, device=self.device)
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         """The parameters that this stage trains."""
         return (p for p in self.parameters() if p.requires_grad)
+
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole training.
+
+        Raises:
+            UsageError: If the training has no set end.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise UsageError(
+                "lr_final and kl_anneal_portion need a trainer.max_steps or max_epochs"
+            )
+        return max(1, int(steps))
+
+    def setup(self, stage: str) -> None:
+        """Refuse precisions that would round the chain state."""
+        if self.trainer.precision in ("16-true", "bf16-true", "transformer-engine-float16"):
+            raise UsageError(
+                f"precision {self.trainer.precision} would round the chains: use bf16-mixed"
+            )
+
+    def elbo_terms(self, image: Tensor, generator: Generator) -> ElboTerms:
+        """The evidence lower bound of images with posterior noise from a generator."""
+        dim = self.vae.latent_dim
+        noise = standard_normal(len(image), dim, generator=generator, device=image.device)
+        return self.vae.elbo(image, noise=noise)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, with the cosine if `lr_final` is set."""
@@ -115,7 +139,7 @@ class Stage(Configurable, LightningModule, ABC):
         )
         if self.lr_final is None:
             return optimizer
-        total = max(1, int(self.trainer.estimated_stepping_batches))
+        total = self.total_steps()
         low = self.lr_final / self.lr
 
         def decay(step: int) -> float:
@@ -142,7 +166,8 @@ class Stage(Configurable, LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep NaN out of files, whatever made it: the checkpoint before this one stays."""
-        for name, value in checkpoint["state_dict"].items():
+        weights = {**checkpoint["state_dict"], **checkpoint.get("current_model_state", {})}
+        for name, value in weights.items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise DataError(
                     f"training diverged: {name} holds NaN or infinity at step {self.global_step}; "

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from vaebm.models.base import VAE, ElboTerms
-from vaebm.noise import standard_normal
+from vaebm.models.base import VAE
 from vaebm.spaces import prior_noise
 from vaebm.stage import Stage
 
@@ -51,14 +50,14 @@ class VAEStage(Stage):
 
     def kl_weight(self) -> float:
         """β at this step: min(1, step / (kl_anneal_portion · all steps))."""
-        ramp = self.kl_anneal_portion * int(self.trainer.estimated_stepping_batches)
+        ramp = self.kl_anneal_portion * self.total_steps()
         return min(1.0, self.global_step / ramp) if ramp > 0 else 1.0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The annealed negative ELBO, mean over the batch, in nats."""
         image = self.images_of(batch)
-        terms = self._terms(image, self.training_generator())
-        loss = (self.kl_weight() * terms.kl.sum(1) - terms.log_px).mean()
+        terms = self.elbo_terms(image, self.training_generator(batch_idx))
+        loss: Tensor = (self.kl_weight() * terms.kl.sum(1) - terms.log_px).mean()
         self.require_finite(loss, image)
         self.log("train/elbo", terms.elbo.mean(), prog_bar=True)
         self.log("train/kl", terms.kl.sum(1).mean())
@@ -75,16 +74,11 @@ class VAEStage(Stage):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ELBO of every image, ``(B,)``."""
         image = self.images_of(batch)
-        return {"elbo": self._terms(image, self.evaluation_generator(batch_idx)).elbo}
-
-    def _terms(self, image: Tensor, generator: Generator) -> ElboTerms:
-        dim = self.vae.latent_dim
-        noise = standard_normal(len(image), dim, generator=generator, device=image.device)
-        return self.vae.elbo(image, noise=noise)
+        return {"elbo": self.elbo_terms(image, self.evaluation_generator(batch_idx)).elbo}
 
     def _log_elbo(self, split: str, batch: Any, batch_idx: int) -> None:
         image = self.images_of(batch)
-        elbo = self._terms(image, self.evaluation_generator(batch_idx)).elbo.mean()
+        elbo = self.elbo_terms(image, self.evaluation_generator(batch_idx)).elbo.mean()
         self.log(f"{split}/elbo", elbo, batch_size=len(image), sync_dist=True)
         bits = -elbo / (log(2) * image[0].numel())
         self.log(f"{split}/bits_per_dim", bits, batch_size=len(image), sync_dist=True)

@@ -5,7 +5,7 @@ import torch
 from torch import Generator, Tensor
 
 from tests.toys import QuadraticEnergy, half_square
-from vaebm.errors import UsageError
+from vaebm.errors import DataError, UsageError
 from vaebm.noise import RowGenerators, generator_for
 from vaebm.samplers.resampling import ResamplingSampler, log_weights, systematic_choice
 
@@ -137,3 +137,19 @@ def test_info_holds_the_potential_of_the_result() -> None:
 def test_bad_arguments_raise(kwargs: dict[str, int]) -> None:
     with pytest.raises(UsageError):
         ResamplingSampler(**kwargs)
+
+
+def test_candidate_with_nan_energy_is_never_chosen() -> None:
+    def potential(eps: Tensor) -> Tensor:
+        return torch.where(eps[:, 0] > 1, torch.nan, 0.5 * eps.square().sum(1))
+
+    sampler = ResamplingSampler(num_candidates=64)
+    state, _ = sampler.run(potential, torch.zeros(100, 2), generator=generator_for(0))
+    assert (state[:, 0] <= 1).all()
+
+
+def test_resampling_stops_when_every_energy_is_nan() -> None:
+    with pytest.raises(DataError, match="diverged"):
+        ResamplingSampler(num_candidates=8).run(
+            lambda eps: eps[:, 0] * torch.nan, torch.zeros(2, 2)
+        )

@@ -5,7 +5,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from vaebm.errors import UsageError
-from vaebm.noise import generator_for
+from vaebm.noise import Purpose, generator_for
 from vaebm.stage import Stage
 
 
@@ -34,7 +34,7 @@ def draw_panels(
         raise UsageError(f"{type(pl_module).__name__} cannot sample: it is no stage of vaebm")
     parts = []
     for start in range(0, num_samples, batch_size):
-        generator = generator_for(seed, start, device=pl_module.device)
+        generator = generator_for(Purpose.PANELS, seed, start, device=pl_module.device)
         count = min(batch_size, num_samples - start)
         parts.append(pl_module.panels(count, generator=generator, num_steps=num_steps))
     return {title: torch.cat([part[title] for part in parts]) for title in parts[0]}

@@ -1,6 +1,7 @@
 """Files that evaluation leaves in the log folder."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,20 @@ class MetricsFile(Callback):
         print(f"metrics: {path}")
 
 
+def flat(nested: Any) -> Iterator[int]:
+    """The numbers in lists of lists."""
+    for item in nested:
+        if isinstance(item, int):
+            yield item
+        else:
+            yield from flat(item)
+
+
 class PredictionsFile(BasePredictionWriter):
-    """Writes what `vaebm predict` computes, one array per quantity, to ``predictions.npz``."""
+    """Writes what `vaebm predict` computes to ``predictions.npz``.
+
+    One array per quantity, and ``index``, the number of each image in the data set.
+    """
 
     def __init__(self) -> None:
         super().__init__(write_interval="epoch")
@@ -54,6 +67,7 @@ class PredictionsFile(BasePredictionWriter):
             name: torch.cat([batch[name] for batch in predictions]).cpu().numpy()
             for name in predictions[0]
         }
+        arrays["index"] = np.fromiter(flat(batch_indices), int)
         rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = log_folder(trainer) / f"predictions{rank}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)

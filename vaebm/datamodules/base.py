@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from vaebm.errors import DataError, UsageError
-from vaebm.noise import generator_for, run_seed
+from vaebm.noise import Purpose, generator_for, run_seed
 from vaebm.registry import Registry
 
 Batch = tuple[Tensor, ...]
@@ -51,7 +51,7 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        generator = generator_for(self.seed, self.epoch)
+        generator = generator_for(Purpose.ORDER, self.seed, self.epoch)
         yield from torch.randperm(self.size, generator=generator).tolist()
 
     def __len__(self) -> int:

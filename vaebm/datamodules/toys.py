@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from vaebm.datamodules.base import ImageDataModule, Splits, Tensors, datamodules
 from vaebm.errors import UsageError
-from vaebm.noise import generator_for
+from vaebm.noise import Purpose, generator_for
 
 
 @datamodules.register
@@ -76,7 +76,7 @@ class Gaussians25DataModule(ImageDataModule):
         sizes = (self.num_train, self.num_test, self.num_test)
         return Splits(
             *(
-                Tensors(self.draw(size, generator_for(self.data_seed, part)))
+                Tensors(self.draw(size, generator_for(Purpose.DATA, self.data_seed, part)))
                 for part, size in enumerate(sizes)
             )
         )

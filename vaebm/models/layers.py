@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaebm.distributions import at_least_float32
+
 
 def mlp(widths: Sequence[int], activation: Callable[[], nn.Module] = nn.SiLU) -> nn.Sequential:
     """A stack of linear layers, an activation after each but the last.
@@ -61,8 +63,11 @@ class SpectralPenalty(nn.Module):
 
     def forward(self, matrices: dict[str, Tensor]) -> Tensor:
         """The penalty of the matrices as they are now, a scalar ≥ 0."""
+        matrices = {name: at_least_float32(matrix) for name, matrix in matrices.items()}
         iterations = self.later_iterations if self.started else self.first_iterations
-        norms = [self._norm(name, matrix, iterations) for name, matrix in matrices.items()]
+        # Autocast would round each product to bf16 and stall the iteration.
+        with torch.autocast(self.started.device.type, enabled=False):
+            norms = [self._norm(name, matrix, iterations) for name, matrix in matrices.items()]
         self.started.fill_(True)
         return torch.stack(norms).sum()
 

@@ -51,7 +51,12 @@ class Sampler(Configurable, ABC):
 
     Args:
         num_steps: Transitions of a chain, at least 1.
+
+    Attributes:
+        uses_start: Whether a chain's end depends on its start; without, replay makes no sense.
     """
+
+    uses_start = True
 
     def __init__(self, num_steps: int) -> None:
         self.num_steps = check_num_steps(num_steps)
@@ -95,7 +100,9 @@ class Sampler(Configurable, ABC):
         num_steps = check_num_steps(self.num_steps if num_steps is None else num_steps)
         infos = []
         with torch.inference_mode(False), torch.enable_grad():
-            chain = Chain(start.detach().clone())
+            # Never half precision: a Langevin step's noise would vanish in the rounding.
+            dtype = torch.promote_types(start.dtype, torch.float32)
+            chain = Chain(start.detach().to(dtype, copy=True))
             for _ in range(num_steps):
                 chain, info = self.step(potential, chain, generator=generator)
                 infos.append(info)

@@ -3,8 +3,8 @@
 import torch
 from torch import Generator, Tensor
 
-from vaebm.errors import UsageError
-from vaebm.noise import RowGenerators, standard_normal
+from vaebm.errors import DataError, UsageError
+from vaebm.noise import RowGenerators, standard_normal, uniform
 from vaebm.samplers.base import Chain, Potential, Sampler, StepInfo, samplers
 
 
@@ -16,6 +16,18 @@ def log_weights(value: Tensor, eps: Tensor) -> Tensor:
         eps: Draws from N(0, I), ``(N, D)``.
     """
     return 0.5 * eps.square().sum(1) - value
+
+
+def normalised(log_weight: Tensor) -> Tensor:
+    """Weights that sum to 1, float64, ``(N,)``; NaN counts as weight 0.
+
+    Raises:
+        DataError: If no weight is left.
+    """
+    log_weight = log_weight.double().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    if not log_weight.isfinite().any():
+        raise DataError("every candidate has energy NaN or infinity: training diverged")
+    return log_weight.softmax(0)
 
 
 def systematic_choice(weights: Tensor, count: int, offset: Tensor) -> Tensor:
@@ -58,6 +70,8 @@ class ResamplingSampler(Sampler):
         chunk_size: Draws that are evaluated at once; bounds the memory.
     """
 
+    uses_start = False
+
     def __init__(self, num_candidates: int = 2048, chunk_size: int = 16384) -> None:
         super().__init__(num_steps=1)
         if num_candidates < 1 or chunk_size < 1:
@@ -86,7 +100,7 @@ class ResamplingSampler(Sampler):
         dim, device = like.shape[1], like.device
         eps = standard_normal(self.num_candidates, dim, generator=generator, device=device)
         value = torch.cat([potential(part) for part in eps.split(self.chunk_size)])
-        weights = log_weights(value, eps).double().softmax(0)
-        offset = torch.rand((), generator=generator, device=eps.device)
+        weights = normalised(log_weights(value, eps))
+        offset = uniform(1, generator=generator, device=device)[0]
         chosen = systematic_choice(weights, len(like), offset)
         return eps[chosen], value[chosen]

@@ -86,7 +86,7 @@ class ChainCheckpoint(Callback):
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        chains: dict[str, Any] = torch.load(path, weights_only=True)
+        chains: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise DataError(f"{path} is damaged: remove it to start the chains afresh") from error
     return chains

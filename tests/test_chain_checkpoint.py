@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.training import ebm_stage, saver, small_trainer, toy_data
-from vaebm.callbacks import ChainCheckpoint
+from vaebm.chain_checkpoint import ChainCheckpoint
 from vaebm.errors import DataError, UsageError
 from vaebm.samplers import ReplayBuffer
 
