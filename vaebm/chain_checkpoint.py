@@ -19,7 +19,8 @@ class ChainCheckpoint(Callback):
 
     A Lightning checkpoint is written by rank 0 alone and is meant to stay small; chains are
     neither. Each rank writes ``chains/step=S-rank=R.pt`` atomically. The last two files stay: a
-    run that dies between the chains and the checkpoint still finds those of the checkpoint.
+    run that dies between the chains and the checkpoint still finds those of the checkpoint. The
+    folder is that of the first ModelCheckpoint; a checkpoint moved elsewhere takes it along.
 
     Args:
         replay: The buffer to keep.

@@ -1,5 +1,6 @@
 """The command `vaebm`: cheap answers at once, everything else through LightningCLI."""
 
+import io
 import logging
 import sys
 import traceback
@@ -47,6 +48,9 @@ def main(args: list[str] | None = None) -> int:
         0, or 1 for an error, 2 for a wrong use, 130 if interrupted.
     """
     args = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # help texts hold Greek letters
     debug = "--debug" in args
     try:
         with warnings.catch_warnings():

@@ -17,6 +17,9 @@ class VAEStage(Stage):
     β grows linearly from 0 to 1 over the first part of training, so that latents are in use
     before the divergence can empty them.
 
+    ``bits_per_dim`` is −ELBO / (ln 2 · dimensions) of the density that the VAE models, for images
+    that of 2x − 1: 7.0 lower than that of 8-bit pixel values.
+
     Args:
         vae: The VAE to train.
         lr: Learning rate of Adam.
