@@ -88,7 +88,7 @@ class EBMStage(Stage):
 
     @property
     def title(self) -> str:
-        """What this model is called in pictures and figures."""
+        """What the model is called in pictures and figures."""
         return "VAEBM" if self.space.includes_vae else "EBM"
 
     def energies(self, image: Tensor) -> Tensor:

@@ -85,8 +85,7 @@ def write_samples(samples: Tensor, output: Path, stage: Stage, *, individual: bo
     output.mkdir(parents=True, exist_ok=True)
     if samples.ndim == 2:
         arrays: NDArray[Any] = samples.numpy()
-        title = type(stage).__name__.removesuffix("Stage")
-        save(draw({title: samples}, getattr(stage, "energy", None)), output / "grid.png")
+        save(draw({stage.title: samples}, getattr(stage, "energy", None)), output / "grid.png")
     else:
         arrays = to_uint8(samples)
         Image.fromarray(tile(arrays[:64], gap=2)).save(output / "grid.png")

@@ -48,6 +48,11 @@ class Stage(Configurable, LightningModule, ABC):
         self.weight_decay = weight_decay
         self.seed = run_seed() if seed is None else seed
 
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What the model is called in pictures and figures."""
+
     @abstractmethod
     def sample(
         self,

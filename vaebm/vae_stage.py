@@ -51,6 +51,11 @@ class VAEStage(Stage):
         self.kl_anneal_portion = kl_anneal_portion
         self.store_hyperparameters()
 
+    @property
+    def title(self) -> str:
+        """What the model is called in pictures and figures."""
+        return "VAE"
+
     def kl_weight(self) -> float:
         """β at this step: min(1, step / (kl_anneal_portion · all steps))."""
         ramp = self.kl_anneal_portion * self.total_steps()
@@ -113,4 +118,4 @@ class VAEStage(Stage):
         self, num_samples: int, *, generator: Generator | None, num_steps: int | None = None
     ) -> dict[str, Tensor]:
         """Samples for pictures and evaluation, by title."""
-        return {"VAE": self.sample(num_samples, generator=generator)}
+        return {self.title: self.sample(num_samples, generator=generator)}

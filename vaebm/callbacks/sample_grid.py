@@ -63,8 +63,12 @@ class SampleGrid(Callback):
 
 
 def log_folder(trainer: Trainer) -> Path:
-    """Where this run writes its files."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    """Where this run writes its files: beside its checkpoints."""
+    logger = trainer.logger
+    if logger is None or logger.save_dir is None or getattr(logger, "log_dir", None) is not None:
+        return Path(trainer.log_dir or trainer.default_root_dir)
+    # Weights & Biases has one save_dir for all runs, and Lightning's checkpoints go below it.
+    return Path(logger.save_dir, str(logger.name), str(logger.version))
 
 
 def first_images(loader: object, count: int) -> Tensor:
