@@ -1,5 +1,6 @@
 # make demo: the main job on two data sets, no download. make test: the test suite. make check: lint and types.
 PYTHON ?= python3
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -7,7 +8,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test slow check clean
 
 demo: $(READY)
-	$(BIN)/python examples/demo.py --output runs/demo
+	$(BIN)/python examples/demo.py --output runs/demo --seed $(SEED)
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

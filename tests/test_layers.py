@@ -26,6 +26,7 @@ ORDER = [
     "models.layers",
     "models.cells",
     "models.nvae",
+    "models.vector",
     "models.mlp",
     "models.conv",
     "models.energy",

@@ -90,5 +90,5 @@ class GaussianPixels(NamedTuple):
         return (self.normal.mean + 1) / 2
 
     def log_prob(self, image: Tensor) -> Tensor:
-        """Log p(x|z) in nats, summed over pixels, ``(B,)``."""
-        return self.normal.log_prob(2 * image - 1).flatten(1).sum(1)
+        """Log p(x|z) in nats per pixel and colour, ``(B, C, H, W)``."""
+        return self.normal.log_prob(2 * image - 1)

@@ -230,17 +230,7 @@ class EBMStage(Stage):
         num_steps: int | None = None,
         mean: bool = False,
     ) -> Tensor:
-        """Draw from the VAEBM by chains that start afresh.
-
-        Args:
-            num_samples: Number of samples N.
-            generator: Source of the noise.
-            num_steps: Steps of a chain, instead of the sampler's own number.
-            mean: Return decoder means of the chain ends, as the published code does.
-
-        Returns:
-            Images, ``(N, C, H, W)`` in [0, 1], or points ``(N, 2)``.
-        """
+        """Draw from the model by chains that start afresh; see `Stage.sample`."""
         start = self.space.start(self.vae, num_samples, generator=generator)
         state, _ = self._run(start, generator, num_steps)
         return self.space.image(self.vae, state, mean=mean)

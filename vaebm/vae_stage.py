@@ -100,17 +100,7 @@ class VAEStage(Stage):
         num_steps: int | None = None,
         mean: bool = False,
     ) -> Tensor:
-        """Draw from the VAE.
-
-        Args:
-            num_samples: Number of samples N.
-            generator: Source of the noise.
-            num_steps: Not used: a VAE has no chain.
-            mean: Return decoder means instead of samples.
-
-        Returns:
-            Images, ``(N, C, H, W)`` in [0, 1], or points ``(N, 2)``.
-        """
+        """Draw from the VAE, which has no chain; see `Stage.sample`."""
         decoded = self.vae.decode(prior_noise(self.vae, num_samples, generator=generator))
         return decoded.mean if mean else decoded.image
 

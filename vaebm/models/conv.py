@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaebm.distributions import DiagonalNormal, GaussianPixels
 from vaebm.errors import UsageError
-from vaebm.models.base import VAE, Decoded, ElboTerms, Energy, models
+from vaebm.models.base import Energy, models
 from vaebm.models.layers import SpectralPenalty, weight_matrices
+from vaebm.models.vector import VectorVAE
 
 
 class ResidualBlock(nn.Module):
@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
 
 
 @models.register
-class ConvVAE(VAE):
+class ConvVAE(VectorVAE):
     """A VAE of small images: z ~ N(0, I), 2x − 1 | z ~ N(μ(z), σ(z)²) with a σ for every pixel.
 
     Encoder and decoder are residual blocks at full, half and quarter resolution around one vector
@@ -85,23 +85,6 @@ class ConvVAE(VAE):
     def likelihood(self, z: Tensor) -> GaussianPixels:
         """p(x|z) of latents ``(B, latent_dim)``."""
         return GaussianPixels(DiagonalNormal.soft_clamped(*self.decoder(z).chunk(2, dim=1)))
-
-    def decode(self, eps: Tensor, *, temperature: float = 1.0) -> Decoded:
-        """Map noise to images; see `NoiseDecoder.decode`."""
-        eps_z, eps_x = self.split(eps)
-        prior = DiagonalNormal.standard(eps_z, temperature)
-        z = prior.sample(eps_z)
-        pixels = self.likelihood(z)
-        image = pixels.sample(eps_x)
-        log_joint = prior.log_prob(z).sum(1) + pixels.log_prob(image)
-        return Decoded(image, pixels.mean, log_joint)
-
-    def elbo(self, image: Tensor, *, noise: Tensor | None = None) -> ElboTerms:
-        """The evidence lower bound of images; see `VAE.elbo`."""
-        posterior = self.posterior(image)
-        z = posterior.sample(torch.randn_like(posterior.mean) if noise is None else noise)
-        kl = posterior.kl(DiagonalNormal.standard(z)).sum(1, keepdim=True)
-        return ElboTerms(self.likelihood(z).log_prob(image), kl)
 
 
 @models.register

@@ -1,15 +1,15 @@
 """VAE and energy for 2-D toys, made of linear layers."""
 
-import torch
 from torch import Tensor
 
 from vaebm.distributions import DiagonalNormal
-from vaebm.models.base import VAE, Decoded, ElboTerms, Energy, models
+from vaebm.models.base import Energy, models
 from vaebm.models.layers import SpectralPenalty, mlp, weight_matrices
+from vaebm.models.vector import VectorVAE
 
 
 @models.register
-class MLPVAE(VAE):
+class MLPVAE(VectorVAE):
     """A VAE of points: z ~ N(0, I), x | z ~ N(μ(z), σ(z)²).
 
     Points are used as they are: no clamp, no rescaling. The likelihood is a diagonal Gaussian, so
@@ -37,23 +37,6 @@ class MLPVAE(VAE):
     def likelihood(self, z: Tensor) -> DiagonalNormal:
         """p(x|z) of latents ``(B, latent_dim)``."""
         return DiagonalNormal.soft_clamped(*self.decoder(z).chunk(2, dim=1))
-
-    def decode(self, eps: Tensor, *, temperature: float = 1.0) -> Decoded:
-        """Map noise to points; see `NoiseDecoder.decode`."""
-        eps_z, eps_x = self.split(eps)
-        prior = DiagonalNormal.standard(eps_z, temperature)
-        z = prior.sample(eps_z)
-        likelihood = self.likelihood(z)
-        image = likelihood.sample(eps_x)
-        log_joint = prior.log_prob(z).sum(1) + likelihood.log_prob(image).sum(1)
-        return Decoded(image, likelihood.mean, log_joint)
-
-    def elbo(self, image: Tensor, *, noise: Tensor | None = None) -> ElboTerms:
-        """The evidence lower bound of points; see `VAE.elbo`."""
-        posterior = self.posterior(image)
-        z = posterior.sample(torch.randn_like(posterior.mean) if noise is None else noise)
-        kl = posterior.kl(DiagonalNormal.standard(z)).sum(1, keepdim=True)
-        return ElboTerms(self.likelihood(z).log_prob(image).sum(1), kl)
 
 
 @models.register

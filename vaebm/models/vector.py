@@ -1,0 +1,60 @@
+"""VAEs with one vector of latents: what the small networks share."""
+
+from abc import abstractmethod
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vaebm.distributions import DiagonalNormal
+from vaebm.models.base import VAE, Decoded, ElboTerms
+
+
+class Likelihood(Protocol):
+    """p(x|z): a distribution of images that is a map of noise."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, shaped like an image."""
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """The image for pixel noise eps."""
+
+    def log_prob(self, image: Tensor) -> Tensor:
+        """Log density in nats per pixel and colour, shaped like the image."""
+
+
+class VectorVAE(VAE):
+    """A VAE with z ~ N(0, I), z a vector, and q(z|x) a diagonal Gaussian.
+
+    A subclass makes `encoder` and `decoder` and says what they mean in `posterior` and
+    `likelihood`.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+
+    @abstractmethod
+    def posterior(self, image: Tensor) -> DiagonalNormal:
+        """q(z|x) of images, each field ``(B, latent_dim)``."""
+
+    @abstractmethod
+    def likelihood(self, z: Tensor) -> Likelihood:
+        """p(x|z) of latents ``(B, latent_dim)``."""
+
+    def decode(self, eps: Tensor, *, temperature: float = 1.0) -> Decoded:
+        """Map noise to images; see `NoiseDecoder.decode`."""
+        eps_z, eps_x = self.split(eps)
+        prior = DiagonalNormal.standard(eps_z, temperature)
+        z = prior.sample(eps_z)
+        likelihood = self.likelihood(z)
+        image = likelihood.sample(eps_x)
+        log_px = likelihood.log_prob(image).flatten(1).sum(1)
+        return Decoded(image, likelihood.mean, prior.log_prob(z).sum(1) + log_px)
+
+    def elbo(self, image: Tensor, *, noise: Tensor | None = None) -> ElboTerms:
+        """The evidence lower bound of images; see `VAE.elbo`."""
+        posterior = self.posterior(image)
+        z = posterior.sample(torch.randn_like(posterior.mean) if noise is None else noise)
+        kl = posterior.kl(DiagonalNormal.standard(z)).sum(1, keepdim=True)
+        return ElboTerms(self.likelihood(z).log_prob(image).flatten(1).sum(1), kl)
