@@ -1,5 +1,6 @@
 """Configs by name: a path as given, else one of the configs that ship with the package."""
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,17 @@ def find_config(name: str) -> str:
     raise TypeError(unknown_name(name, shipped, "--config (no such file either)"))
 
 
+class FloatLoader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, as jsonargparse does; plain YAML 1.1 takes it for text."""
+
+
+FloatLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
 def without_model(name: str) -> str:
     """The value of ``--config`` where a checkpoint brings the model.
 
@@ -51,7 +63,7 @@ def without_model(name: str) -> str:
     """
     path = find_config(name)
     try:
-        config = yaml.safe_load(Path(path).read_text())
+        config = yaml.load(Path(path).read_text(), FloatLoader)  # a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError):
         return path  # jsonargparse says what is wrong with it
     model = config.get("model") if isinstance(config, dict) else None
