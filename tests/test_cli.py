@@ -331,6 +331,11 @@ def test_config_of_the_other_stage_leaves_the_checkpoint_its_model(
     assert "test/nll_vaebm" in vaebm("test", "--config", "gaussians25_vae", *options).out
 
 
+def test_folder_named_like_a_command_is_no_command(vaebm: Run) -> None:
+    vaebm("sample", "--ckpt_path", trained().ebm, "--num_samples", 3, "--output", "fit")
+    assert Path("fit/samples.npz").is_file()
+
+
 # Files that stand alone
 
 

@@ -131,7 +131,12 @@ def quieten() -> None:
     ):
         warnings.filterwarnings("ignore", message=useless)
     for name in ("lightning.pytorch.utilities.rank_zero", "pytorch_lightning.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
+        logging.getLogger(name).addFilter(is_no_advertisement)
+
+
+def is_no_advertisement(record: logging.LogRecord) -> bool:
+    """Whether a log line is about the run, not about other products."""
+    return "Tip:" not in record.getMessage()
 
 
 if __name__ == "__main__":

@@ -88,7 +88,8 @@ class VAEBMCLI(LightningCLI):
     def __init__(self, args: list[str], **kwargs: Any) -> None:
         ckpt_path = checkpoint_of(args)
         self.checkpoint = read_checkpoint(ckpt_path) if ckpt_path else None
-        self.evaluates = self.checkpoint is not None and "fit" not in args
+        self.name = next((arg for arg in args if arg in self.subcommands()), "")
+        self.evaluates = self.checkpoint is not None and self.name not in ("", "fit")
         super().__init__(args=args, **kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -109,14 +110,13 @@ class VAEBMCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with defaults from the checkpoint."""
-        subcommand = next((arg for arg in args if arg in self.subcommands()), "")
         parser_of = self._subcommand_parsers
-        if subcommand == "sample":
+        if self.name == "sample":
             parser_of["sample"].set_defaults({"trainer.logger": False})
             if self.checkpoint is None and not {"-h", "--help"} & set(args):
                 raise UsageError("vaebm sample needs --ckpt_path PATH of a checkpoint")
-        if subcommand and self.evaluates and self.checkpoint is not None:
-            parser_of[subcommand].set_defaults(self._defaults(self.checkpoint))
+        if self.evaluates and self.checkpoint is not None:
+            parser_of[self.name].set_defaults(self._defaults(self.checkpoint))
         self.config = parser.parse_args(args)
 
     @staticmethod

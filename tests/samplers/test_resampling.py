@@ -153,3 +153,11 @@ def test_resampling_stops_when_every_energy_is_nan() -> None:
         ResamplingSampler(num_candidates=8).run(
             lambda eps: eps[:, 0] * torch.nan, torch.zeros(2, 2)
         )
+
+
+def test_resampling_stops_when_an_energy_is_minus_infinity() -> None:
+    def potential(eps: Tensor) -> Tensor:
+        return torch.where(eps[:, 0] > 0, -torch.inf, 0.5 * eps.square().sum(1))
+
+    with pytest.raises(DataError, match="diverged"):
+        ResamplingSampler(num_candidates=64).run(potential, torch.zeros(2, 2))

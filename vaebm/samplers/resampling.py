@@ -22,11 +22,12 @@ def normalised(log_weight: Tensor) -> Tensor:
     """Weights that sum to 1, float64, ``(N,)``; NaN counts as weight 0.
 
     Raises:
-        DataError: If no weight is left.
+        DataError: If no weight is left, or one is infinite.
     """
-    log_weight = log_weight.double().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    if not log_weight.isfinite().any():
-        raise DataError("every candidate has energy NaN or infinity: training diverged")
+    log_weight = log_weight.double()
+    log_weight = torch.where(log_weight.isnan(), -torch.inf, log_weight)
+    if not log_weight.max().isfinite():
+        raise DataError("the candidates' energies are NaN or infinite: training diverged")
     return log_weight.softmax(0)
 
 
@@ -62,8 +63,9 @@ class ResamplingSampler(Sampler):
     share of draws that count falls with the dimension, so images need Langevin dynamics.
 
     Chains that share a generator share one pool of draws, and where every chain has a stream of
-    its own (as in `vaebm sample`) each has its own pool of the same size: the law of one chain is
-    the same. The start is not used, and a second step replaces the first one's result.
+    its own (as in `vaebm sample`) each has its own pool of the same size: averaged over the chains,
+    the law is the same, but those of one pool can coincide. The start is not used, and a second
+    step replaces the first one's result.
 
     Args:
         num_candidates: Draws in a pool.
