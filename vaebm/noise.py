@@ -26,6 +26,9 @@ class Purpose(IntEnum):
     ORDER = 3
     SAMPLES = 4
     PANELS = 5
+    FLIPS = 6
+    ITEMS = 7
+    RECALIBRATION = 8
 
 
 def generator_for(*place: int, device: torch.device | str = "cpu") -> Generator:

@@ -2,9 +2,18 @@
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from vaebm.datamodules import ImageDataModule
-from vaebm.datamodules.base import EpochSampler, ResumableDataLoader, Splits, Tensors
+from vaebm.datamodules.base import (
+    Batch,
+    ByteImages,
+    EpochSampler,
+    ResumableDataLoader,
+    Splits,
+    Tensors,
+    unit_interval,
+)
 from vaebm.errors import DataError, UsageError
 
 
@@ -50,6 +59,41 @@ def test_epoch_sampler_changes_the_order_with_the_epoch() -> None:
 
 def test_epoch_sampler_changes_the_order_with_the_seed() -> None:
     assert list(EpochSampler(10, seed=1)) != list(EpochSampler(10, seed=2))
+
+
+def test_numbers_that_count_on_tell_the_epoch_and_the_item() -> None:
+    sampler, counting = EpochSampler(10, seed=1), EpochSampler(10, seed=1, counts_on=True)
+    sampler.set_epoch(3)
+    counting.set_epoch(3)
+    assert list(counting) == [30 + item for item in sampler]
+
+
+@pytest.mark.parametrize(("draws_anew", "first"), [(True, 10), (False, 0)])
+def test_training_numbers_count_on_where_items_are_drawn_anew(
+    data: Points, draws_anew: bool, first: int
+) -> None:
+    data.draws_anew = draws_anew
+    sampler = data.train_dataloader().sampler
+    sampler.set_epoch(1)  # type: ignore[attr-defined]
+    assert min(sampler) == first
+
+
+def test_bytes_become_exact_fractions_of_255() -> None:
+    expected = torch.tensor([k / 255 for k in range(256)], dtype=torch.float32)
+    assert torch.equal(unit_interval(torch.arange(256, dtype=torch.uint8)), expected)
+
+
+def test_byte_images_come_as_floats_with_their_labels() -> None:
+    part = ByteImages(torch.tensor([0, 51, 255], dtype=torch.uint8), torch.tensor([7, 8, 9]))
+    image, label = part.__getitems__([2, 1])
+    assert torch.equal(image, torch.tensor([1, 51 / 255]))
+    assert label.tolist() == [9, 8]
+
+
+def test_byte_images_stay_bytes_in_memory() -> None:
+    part = ByteImages(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    assert torch.equal(part[:][0], part[:][0])
+    assert part.tensors[0].tolist() == [0, 51, 255]
 
 
 def test_whole_batches_are_indexed_at_once() -> None:
@@ -121,6 +165,31 @@ def test_data_that_are_not_finite_are_refused(value: float) -> None:
     points[3] = points[5] = value
     with pytest.raises(DataError, match="2 of 8 train items of Points hold NaN or infinity"):
         Points(points).setup("fit")
+
+
+def test_bytes_are_not_searched_for_nan() -> None:
+    # Only a view of one byte: whatever touches all of them runs out of memory.
+    Points(torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(2**33, 3, 32, 32)).setup("fit")
+
+
+class Damaged(Dataset[Batch]):
+    """Its second item cannot be read."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Batch:
+        if index == 1:
+            raise DataError("item 1: of no use")
+        return (torch.zeros(1),)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_damaged_item_is_one_line_also_from_a_worker(num_workers: int) -> None:
+    loader = ResumableDataLoader(Damaged(), batch_size=2, num_workers=num_workers)
+    with pytest.raises(DataError) as caught:
+        list(loader)
+    assert str(caught.value) == "item 1: of no use"
 
 
 def test_empty_data_are_refused() -> None:

@@ -27,23 +27,41 @@ class Splits(NamedTuple):
 class Tensors(TensorDataset):
     """Tensors indexed by their first dimension; a whole batch is one indexing operation."""
 
+    def __getitem__(self, index: Any) -> Batch:
+        return tuple(tensor[index] for tensor in self.tensors)
+
     def __getitems__(self, indices: list[int]) -> Batch:
         """The rows at `indices` of every tensor."""
-        index = torch.tensor(indices)
-        return tuple(tensor[index] for tensor in self.tensors)
+        return self[torch.tensor(indices)]
+
+
+class ByteImages(Tensors):
+    """Images that memory holds as bytes, ``(N, C, H, W)``, and labels; images come as floats."""
+
+    def __getitem__(self, index: Any) -> Batch:
+        image, *labels = super().__getitem__(index)
+        return unit_interval(image), *labels
+
+
+def unit_interval(pixels: Tensor) -> Tensor:
+    """Bytes k as float32 k / 255 in [0, 1]."""
+    return pixels.float().div_(255)  # a byte becomes a copy, so in place is safe
 
 
 class EpochSampler(Sampler[int]):
     """A random order that is a function of (seed, epoch) alone, so that a resumed run repeats it.
 
     Args:
-        size: Number of items.
+        size: Number of items N.
         seed: Seed of the orders.
+        counts_on: Number the items on from epoch to epoch: item i of epoch e is e·N + i, so that
+            a data set that crops at random, say, knows when to draw anew.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int, seed: int, counts_on: bool = False) -> None:
         self.size = size
         self.seed = seed
+        self.counts_on = counts_on
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -52,7 +70,8 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = generator_for(Purpose.ORDER, self.seed, self.epoch)
-        yield from torch.randperm(self.size, generator=generator).tolist()
+        first = self.epoch * self.size if self.counts_on else 0
+        yield from (first + torch.randperm(self.size, generator=generator)).tolist()
 
     def __len__(self) -> int:
         return self.size
@@ -67,9 +86,15 @@ class ResumableDataLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         skip, self._skip = self._skip, 0
         self._position = skip
-        for batch in islice(super().__iter__(), skip, None):
-            self._position += 1
-            yield batch
+        try:
+            for batch in islice(super().__iter__(), skip, None):
+                self._position += 1
+                yield batch
+        except DataError as error:
+            if self.num_workers == 0:
+                raise
+            # The frames of the traceback hold the workers, which would then end seconds late.
+            raise _words_of(error) from error.with_traceback(None)
 
     def state_dict(self) -> dict[str, int]:
         """Batches given out in this epoch."""
@@ -83,6 +108,9 @@ class ResumableDataLoader(DataLoader[Any]):
 class ImageDataModule(LightningDataModule):
     """Base of the datamodules: a subclass says in `splits` what the three parts are.
 
+    Where `draws_anew` is set, the training part gets numbers that count on from epoch to epoch,
+    see `EpochSampler`.
+
     Args:
         batch_size: Images in a batch.
         num_workers: Worker processes of each loader; 0 loads in the main process.
@@ -90,6 +118,8 @@ class ImageDataModule(LightningDataModule):
     Raises:
         UsageError: If `batch_size` is below 1.
     """
+
+    draws_anew = False
 
     def __init__(self, batch_size: int, num_workers: int) -> None:
         super().__init__()
@@ -116,8 +146,9 @@ class ImageDataModule(LightningDataModule):
         size = len(part)  # type: ignore[arg-type]
         if size == 0:
             raise DataError(f"the {name} part of {type(self).__name__} is empty")
-        if isinstance(part, TensorDataset) and not part.tensors[0].isfinite().all():
-            bad = int((~part.tensors[0].isfinite()).flatten(1).any(1).sum())
+        values = part.tensors[0] if isinstance(part, TensorDataset) else torch.empty(0)
+        if values.is_floating_point() and not values.isfinite().all():
+            bad = int((~values.isfinite()).flatten(1).any(1).sum())
             raise DataError(
                 f"{bad} of {size} {name} items of {type(self).__name__} hold NaN or infinity"
             )
@@ -131,7 +162,7 @@ class ImageDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches, all full."""
         size = len(self.parts.train)  # type: ignore[arg-type]
-        sampler = EpochSampler(size, run_seed())
+        sampler = EpochSampler(size, run_seed(), self.draws_anew)
         return self._loader(self.parts.train, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -164,6 +195,12 @@ class ImageDataModule(LightningDataModule):
 def _as_is(batch: Any) -> Any:
     """`Tensors` gives whole batches already."""
     return batch
+
+
+def _words_of(error: DataError) -> DataError:
+    """A worker's error without the worker's traceback, which torch writes before the message."""
+    last = str(error).strip().splitlines()[-1]
+    return DataError(last.removeprefix(f"{DataError.__module__}.{DataError.__qualname__}: "))
 
 
 datamodules: Registry[LightningDataModule] = Registry("vaebm.datamodules", LightningDataModule)

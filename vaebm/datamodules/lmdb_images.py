@@ -1,0 +1,120 @@
+"""Images in LMDB files and other places where each is a run of bytes."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vaebm.datamodules.base import Batch, unit_interval
+from vaebm.datamodules.files import images_extra, require_files
+from vaebm.errors import DataError
+
+_opened: dict[Path, tuple[int, Any]] = {}
+
+
+class LMDB(Dataset[bytes]):
+    """The values of an LMDB folder, in the order of their keys; decimal keys in that of numbers.
+
+    Args:
+        path: Folder with ``data.mdb``.
+        hint: What a user can do if it is missing.
+
+    Raises:
+        UsageError: If it is missing, or lmdb is not installed.
+        DataError: If it is damaged or empty.
+    """
+
+    def __init__(self, path: Path, hint: str) -> None:
+        require_files(path, ["data.mdb"], hint)
+        self.path = path.resolve()
+        with _transaction(self.path) as transaction:
+            keys = list(transaction.cursor().iternext(values=False))
+        self.keys: list[bytes] = sorted(keys, key=lambda key: (len(key), key))
+        if not self.keys:
+            raise DataError(f"{path} holds no images")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> bytes:
+        with _transaction(self.path) as transaction:
+            data: bytes = transaction.get(self.keys[index])
+        return data
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@contextmanager
+def _transaction(path: Path) -> Iterator[Any]:
+    """Read from an LMDB; what it finds wrong becomes a `DataError`."""
+    lmdb = images_extra("lmdb")
+    try:
+        with _environment(path).begin() as transaction:
+            yield transaction
+    except lmdb.Error as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _environment(path: Path) -> Any:
+    """An open LMDB. A process may not open one twice, nor use one that was open before a fork."""
+    process, environment = _opened.get(path, (None, None))
+    if process == os.getpid():
+        return environment
+    if environment is not None:
+        environment.close()
+    environment = images_extra("lmdb").open(str(path), readonly=True, lock=False, readahead=False)
+    _refuse_cut_off(path / "data.mdb", environment)
+    _opened[path] = (os.getpid(), environment)
+    return environment
+
+
+def _refuse_cut_off(path: Path, environment: Any) -> None:
+    """Reading past the end of a file that memory maps would kill the process without a word."""
+    due = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    found = path.stat().st_size
+    if found < due:
+        environment.close()
+        raise DataError(f"{path} is cut off: it has {found} bytes of {due}")
+
+
+class EncodedImages(Dataset[Batch]):
+    """Images out of files such as JPEG: ``(image,)`` with image ``(3, H, W)`` in [0, 1].
+
+    Args:
+        files: The files' bytes; its ``str`` says where they are.
+        prepare: Makes the final image out of the stored one and the item's number, which may
+            count on from epoch to epoch.
+    """
+
+    def __init__(
+        self, files: Dataset[bytes], prepare: Callable[[Image.Image, int], Image.Image]
+    ) -> None:
+        self.files = files
+        self.prepare = prepare
+
+    def __len__(self) -> int:
+        return len(self.files)  # type: ignore[arg-type]
+
+    def __getitem__(self, number: int) -> Batch:
+        index = number % len(self)
+        try:
+            image = Image.open(BytesIO(self.files[index])).convert("RGB")
+            return (to_tensor(self.prepare(image, number)),)
+        except UnidentifiedImageError as error:
+            raise DataError(f"image {index} of {self.files} has no known format") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"image {index} of {self.files} cannot be used: {error}") from error
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An image as floats ``(C, H, W)`` in [0, 1]."""
+    return unit_interval(torch.from_numpy(np.array(image)).permute(2, 0, 1))
