@@ -4,9 +4,16 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from vaebm.distributions import DiagonalNormal, GaussianPixels, soft_clamp
+from vaebm.distributions import (
+    BernoulliPixels,
+    DiagonalNormal,
+    GaussianPixels,
+    LogisticMixturePixels,
+    soft_clamp,
+)
 
 
 @pytest.fixture
@@ -99,3 +106,99 @@ def test_pixel_log_prob_is_that_of_the_rescaled_image(pixels: GaussianPixels) ->
     image = torch.rand(2, 3, 4, 4)
     expected = Normal(*pixels.normal).log_prob(2 * image - 1)
     torch.testing.assert_close(pixels.log_prob(image), expected)
+
+
+# Pixel likelihoods of NVAE
+
+
+def mixture(bits: int, components: int = 3, side: int = 2) -> LogisticMixturePixels:
+    """Random mixtures in float64, of scales between a bin and the whole range."""
+    raw = torch.randn(1, 10 * components, side, side, dtype=torch.float64)
+    return LogisticMixturePixels.from_raw(raw, bits)
+
+
+def all_colours(bits: int) -> Tensor:
+    """Every RGB value of a number of bits, ``(8^bits, 3)`` in [0, 1]."""
+    levels = torch.arange(2**bits, dtype=torch.float64) / (2**bits - 1)
+    return torch.cartesian_prod(levels, levels, levels)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_mixture_probabilities_sum_to_one(bits: int) -> None:
+    pixels, colours = mixture(bits, side=1), all_colours(bits)
+    images = colours.view(-1, 3, 1, 1)
+    wide = LogisticMixturePixels(*(f.expand(len(images), *f.shape[1:]) for f in pixels[:4]), bits)
+    total = wide.log_prob(images).exp().sum()
+    torch.testing.assert_close(total, torch.ones((), dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_mixture_of_far_values_has_a_finite_gradient() -> None:
+    raw = torch.full((1, 10, 1, 1), -30.0, requires_grad=True)
+    LogisticMixturePixels.from_raw(raw, 8).log_prob(torch.full((1, 3, 1, 1), 0.5)).sum().backward()
+    assert raw.grad is not None
+    assert raw.grad.isfinite().all()
+
+
+def test_mixture_samples_follow_the_mixture() -> None:
+    # The sample is a real number; rounded to the nearest level it has the discretised law, since a
+    # bin reaches half a level to both sides.
+    bits, number = 2, 200_000
+    pixels = mixture(bits, side=1)
+    wide = LogisticMixturePixels(*(f.expand(number, *f.shape[1:]) for f in pixels[:4]), bits)
+    eps = torch.randn(number, 3, 1, 1, dtype=torch.float64)
+    red = (wide.sample(eps)[:, 0].flatten() * 3).round().long()
+    colours = all_colours(bits)
+    images = colours.view(-1, 3, 1, 1)
+    table = LogisticMixturePixels(*(f.expand(64, *f.shape[1:]) for f in pixels[:4]), bits)
+    expected = table.log_prob(images).exp().view(4, 16).sum(1)
+    observed = torch.bincount(red, minlength=4) / number
+    error = (expected * (1 - expected) / number).sqrt()
+    assert ((observed - expected).abs() < 5 * error + 2e-4).all()
+
+
+def test_mixture_sample_is_differentiable_in_the_noise() -> None:
+    eps = torch.randn(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    mixture(8).sample(0.3 * eps).sum().backward()
+    assert eps.grad is not None
+    assert eps.grad.isfinite().all()
+    assert eps.grad.any()
+
+
+def test_mixture_of_one_component_has_its_means_as_mean() -> None:
+    raw = torch.zeros(1, 10, 1, 1)
+    raw[0, [1, 4, 7]] = torch.tensor([0.5, -0.2, 0.1])[:, None, None]
+    raw[0, [3, 6, 9]] = torch.tensor([0.3, 0.6, -0.4])[:, None, None]
+    k0, k1, k2 = torch.tensor([0.3, 0.6, -0.4]).tanh()
+    red, green = 0.5, -0.2 + k0 * 0.5
+    blue = 0.1 + k1 * red + k2 * green
+    expected = (torch.tensor([red, green, blue]) + 1) / 2
+    torch.testing.assert_close(LogisticMixturePixels.from_raw(raw, 8).mean.flatten(), expected)
+
+
+def test_bernoulli_log_probabilities_are_those_of_torch() -> None:
+    logits, image = torch.randn(2, 1, 3, 3), torch.randint(2, (2, 1, 3, 3)).float()
+    expected = torch.distributions.Bernoulli(logits=logits).log_prob(image)
+    torch.testing.assert_close(BernoulliPixels(logits).log_prob(image), expected)
+
+
+def test_bernoulli_samples_have_their_probability() -> None:
+    number, logit = 100_000, torch.tensor(0.7)
+    image = BernoulliPixels(logit.expand(number)).sample(torch.randn(number))
+    p = logit.sigmoid()
+    assert abs(image.mean() - p) < 5 * (p * (1 - p) / number) ** 0.5
+
+
+def test_floored_scale_is_bounded_below_and_the_mean_is_kept() -> None:
+    mean, raw = torch.randn(3, 4), torch.linspace(-5, 2, 4).expand(3, -1)
+    pixels = GaussianPixels(DiagonalNormal.soft_clamped(mean, raw))
+    floored = pixels.floored().normal
+    soft = 5 * (raw / 5).tanh()
+    torch.testing.assert_close(floored.scale, soft.clamp(min=-2).exp() + 0.01)
+    assert torch.equal(floored.mean, pixels.normal.mean)
+
+
+def test_log_prob_of_noise_is_that_of_the_sample() -> None:
+    normal, eps = DiagonalNormal(torch.randn(5), torch.rand(5) + 0.1), torch.randn(5)
+    torch.testing.assert_close(
+        normal.log_prob_of_noise(eps), normal.log_prob(normal.sample(eps)), atol=1e-4, rtol=1e-4
+    )

@@ -3,9 +3,11 @@
 from vaebm.models.base import VAE, Decoded, ElboTerms, Energy, NoiseDecoder, models
 from vaebm.models.conv import ConvEnergy, ConvVAE
 from vaebm.models.mlp import MLPVAE, MLPEnergy
+from vaebm.models.nvae import NVAE
 
 __all__ = [
     "MLPVAE",
+    "NVAE",
     "VAE",
     "ConvEnergy",
     "ConvVAE",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Size, Tensor, nn
 
 from vaebm.configurable import Configurable
+from vaebm.errors import UsageError
 from vaebm.registry import Registry
 
 
@@ -68,6 +69,11 @@ class NoiseDecoder(Configurable, nn.Module, ABC):
         return self.noise_dim - prod(self.image_shape)
 
     @property
+    def data_dim(self) -> int:
+        """Values of one image that log p(x) is a density of, for bits per dimension."""
+        return prod(self.image_shape)
+
+    @property
     def image_shape(self) -> Size:
         """Shape of one image (C, H, W), or (2,) for toys."""
         return self.noise_shapes[-1]
@@ -86,10 +92,19 @@ class NoiseDecoder(Configurable, nn.Module, ABC):
         """
         if eps.ndim != 2 or eps.shape[1] != self.noise_dim:
             raise ValueError(f"noise of shape {tuple(eps.shape)}, but (B, {self.noise_dim}) is due")
-        parts = eps.split([prod(shape) for shape in self.noise_shapes], dim=1)
-        return tuple(
-            part.unflatten(1, shape) for part, shape in zip(parts, self.noise_shapes, strict=True)
-        )
+        return _views(eps, self.noise_shapes)
+
+    def split_latents(self, noise: Tensor) -> tuple[Tensor, ...]:
+        """Cut noise of the latent groups alone, ``(B, latent_dim)``, as `split` does.
+
+        Raises:
+            ValueError: If `noise` is not ``(B, latent_dim)``.
+        """
+        if noise.ndim != 2 or noise.shape[1] != self.latent_dim:
+            raise ValueError(
+                f"noise of shape {tuple(noise.shape)}, but (B, {self.latent_dim}) is due"
+            )
+        return _views(noise, self.noise_shapes[:-1])
 
     @abstractmethod
     def decode(self, eps: Tensor, *, temperature: float = 1.0) -> Decoded:
@@ -102,6 +117,11 @@ class NoiseDecoder(Configurable, nn.Module, ABC):
         Returns:
             Image, decoder mean and log p(z) + log p(x|z).
         """
+
+
+def _views(noise: Tensor, shapes: Sequence[Size]) -> tuple[Tensor, ...]:
+    parts = noise.split([prod(shape) for shape in shapes], dim=1)
+    return tuple(part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True))
 
 
 class VAE(NoiseDecoder):
@@ -118,6 +138,43 @@ class VAE(NoiseDecoder):
         Returns:
             log p(x|z) and the KL divergence of each latent group.
         """
+
+    def log_weight(self, image: Tensor, *, noise: Tensor | None = None) -> Tensor:
+        """Logarithm of the importance weight p(x, z) / q(z|x) of a posterior sample.
+
+        Its mean under q is a lower bound of log p(x); the logarithm of the mean weight of K samples
+        is a tighter one.
+
+        Args:
+            image: Images, ``(B, C, H, W)`` in [0, 1]; toys ``(B, 2)``.
+            noise: Posterior noise, ``(B, latent_dim)``; drawn afresh if not given.
+
+        Returns:
+            Log weights in nats, ``(B,)``.
+
+        Raises:
+            UsageError: If this VAE offers none.
+        """
+        raise UsageError(f"{type(self).__name__} offers no importance weights (log_weight)")
+
+    def reconstruct(self, image: Tensor, *, noise: Tensor | None = None) -> Tensor:
+        """The decoder's mean at a posterior sample.
+
+        Args:
+            image: Images, ``(B, C, H, W)`` in [0, 1]; toys ``(B, 2)``.
+            noise: Posterior noise, ``(B, latent_dim)``; drawn afresh if not given.
+
+        Returns:
+            Images, not clamped, shaped like `image`.
+
+        Raises:
+            UsageError: If this VAE offers none.
+        """
+        raise UsageError(f"{type(self).__name__} offers no reconstructions (reconstruct)")
+
+    def penalty(self) -> Tensor:
+        """A scalar that keeps the networks smooth; 0 for a VAE that has none."""
+        return next(self.parameters()).new_zeros(())
 
 
 class Energy(Configurable, nn.Module, ABC):

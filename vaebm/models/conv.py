@@ -80,11 +80,11 @@ class ConvVAE(VectorVAE):
 
     def posterior(self, image: Tensor) -> DiagonalNormal:
         """q(z|x) of images ``(B, C, H, W)`` in [0, 1]."""
-        return DiagonalNormal.soft_clamped(*self.encoder(2 * image - 1).chunk(2, dim=1))
+        return DiagonalNormal.from_raw(self.encoder(2 * image - 1))
 
     def likelihood(self, z: Tensor) -> GaussianPixels:
         """p(x|z) of latents ``(B, latent_dim)``."""
-        return GaussianPixels(DiagonalNormal.soft_clamped(*self.decoder(z).chunk(2, dim=1)))
+        return GaussianPixels.from_raw(self.decoder(z))
 
 
 @models.register

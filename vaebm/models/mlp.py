@@ -32,11 +32,11 @@ class MLPVAE(VectorVAE):
 
     def posterior(self, image: Tensor) -> DiagonalNormal:
         """q(z|x) of points ``(B, data_dim)``."""
-        return DiagonalNormal.soft_clamped(*self.encoder(image).chunk(2, dim=1))
+        return DiagonalNormal.from_raw(self.encoder(image))
 
     def likelihood(self, z: Tensor) -> DiagonalNormal:
         """p(x|z) of latents ``(B, latent_dim)``."""
-        return DiagonalNormal.soft_clamped(*self.decoder(z).chunk(2, dim=1))
+        return DiagonalNormal.from_raw(self.decoder(z))
 
 
 @models.register

@@ -58,3 +58,17 @@ class VectorVAE(VAE):
         z = posterior.sample(torch.randn_like(posterior.mean) if noise is None else noise)
         kl = posterior.kl(DiagonalNormal.standard(z)).sum(1, keepdim=True)
         return ElboTerms(self.likelihood(z).log_prob(image).flatten(1).sum(1), kl)
+
+    def log_weight(self, image: Tensor, *, noise: Tensor | None = None) -> Tensor:
+        """Logarithm of the importance weight; see `VAE.log_weight`."""
+        posterior = self.posterior(image)
+        eps = torch.randn_like(posterior.mean) if noise is None else noise
+        z = posterior.sample(eps)
+        log_ratio = posterior.log_prob_of_noise(eps) - DiagonalNormal.standard(z).log_prob(z)
+        return self.likelihood(z).log_prob(image).flatten(1).sum(1) - log_ratio.sum(1)
+
+    def reconstruct(self, image: Tensor, *, noise: Tensor | None = None) -> Tensor:
+        """The decoder's mean at a posterior sample; see `VAE.reconstruct`."""
+        posterior = self.posterior(image)
+        z = posterior.sample(torch.randn_like(posterior.mean) if noise is None else noise)
+        return self.likelihood(z).mean
