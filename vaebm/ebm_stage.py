@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from lightning.pytorch import Callback
 from torch import Generator, Tensor, nn
+from torch.nn.utils import parametrize
 
 from vaebm.chain_checkpoint import ChainCheckpoint
 from vaebm.checkpoint import load_vae
@@ -146,7 +147,8 @@ class EBMStage(Stage):
         self, start: Tensor, generator: Generator | None, num_steps: int | None = None
     ) -> tuple[Tensor, StepInfo]:
         potential = self.space.potential(self.vae, self.energy)
-        with frozen(self.energy):
+        # Weights do not change during a chain: their parametrizations are computed once.
+        with frozen(self.energy), parametrize.cached():
             return self.sampler.run(potential, start, num_steps=num_steps, generator=generator)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -229,8 +231,11 @@ class EBMStage(Stage):
         generator: Generator | None = None,
         num_steps: int | None = None,
         mean: bool = False,
+        temperature: float = 1.0,
     ) -> Tensor:
         """Draw from the model by chains that start afresh; see `Stage.sample`."""
+        if temperature != 1:
+            raise UsageError("a temperature is for samples of the VAE, i.e. of stage 1")
         start = self.space.start(self.vae, num_samples, generator=generator)
         state, _ = self._run(start, generator, num_steps)
         return self.space.image(self.vae, state, mean=mean)

@@ -23,11 +23,15 @@ class SampleOptions(NamedTuple):
         seed: Seed; sample i is a function of (seed, i) alone.
         num_steps: Steps of a chain, None for the sampler's own number.
         mean: Decoder means instead of samples.
+        temperature: Factor on the scale of every latent group, stage 1 only.
+        recalibrations: Passes of prior samples that renew the generator's batch-norm statistics.
     """
 
     seed: int
-    num_steps: int | None
-    mean: bool
+    num_steps: int | None = None
+    mean: bool = False
+    temperature: float = 1.0
+    recalibrations: int = 0
 
 
 class SampleLoop(LightningModule):
@@ -46,11 +50,22 @@ class SampleLoop(LightningModule):
         self.stage: Stage = stage
         self.options = options
 
+    def on_predict_start(self) -> None:
+        """Renew batch-norm statistics if asked for, on every process alike."""
+        seed, _, _, temperature, passes = self.options
+        if passes:
+            self.stage.recalibrate(passes, seed=seed, temperature=temperature)
+
     def predict_step(self, batch: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Sample numbers ``(B,)`` and their samples."""
-        seed, num_steps, mean = self.options
-        generator = RowGenerators(seed, batch.tolist(), device=self.device)
-        samples = self.stage.sample(len(batch), generator=generator, num_steps=num_steps, mean=mean)
+        options = self.options
+        samples = self.stage.sample(
+            len(batch),
+            generator=RowGenerators(options.seed, batch.tolist(), device=self.device),
+            num_steps=options.num_steps,
+            mean=options.mean,
+            temperature=options.temperature,
+        )
         return batch.cpu(), samples.cpu()
 
 

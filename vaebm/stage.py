@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from functools import partial
 from math import cos, pi
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 
 from vaebm.configurable import Configurable, class_path, to_config
 from vaebm.errors import DataError, UsageError
@@ -17,17 +19,18 @@ from vaebm.noise import Purpose, generator_for, run_seed, standard_normal
 
 
 class Stage(Configurable, LightningModule, ABC):
-    """A training stage: Adam, an optional cosine decay, reproducible noise, samples.
+    """A training stage: optimiser, warm-up and cosine decay, reproducible noise, samples.
 
     Noise is drawn from generators made of (seed, rank, step), so that ranks differ and a resumed
     run draws what the uninterrupted one would have drawn.
 
     Args:
-        lr: Learning rate of Adam.
+        lr: Learning rate.
         lr_final: Learning rate at the last step, reached by a cosine; None keeps `lr` throughout.
-        betas: Decay rates of Adam's two moments.
+        betas: Decay rates of the optimiser's two moments.
         weight_decay: L2 penalty added to the gradient.
         seed: Seed of this stage's noise; None takes the run's ``seed_everything``.
+        warmup_portion: Part of all training steps over which the learning rate grows from 0.
     """
 
     vae: VAE
@@ -40,6 +43,7 @@ class Stage(Configurable, LightningModule, ABC):
         betas: tuple[float, float],
         weight_decay: float,
         seed: int | None,
+        warmup_portion: float = 0.0,
     ) -> None:
         super().__init__()
         self.lr = lr
@@ -47,6 +51,7 @@ class Stage(Configurable, LightningModule, ABC):
         self.betas = betas
         self.weight_decay = weight_decay
         self.seed = run_seed() if seed is None else seed
+        self.warmup_portion = warmup_portion
 
     @property
     @abstractmethod
@@ -61,6 +66,7 @@ class Stage(Configurable, LightningModule, ABC):
         generator: Generator | None = None,
         num_steps: int | None = None,
         mean: bool = False,
+        temperature: float = 1.0,
     ) -> Tensor:
         """Draw from the model.
 
@@ -69,6 +75,7 @@ class Stage(Configurable, LightningModule, ABC):
             generator: Source of the noise.
             num_steps: Steps of a chain, where there is one, instead of the sampler's own number.
             mean: Return decoder means instead of samples.
+            temperature: Factor on the scale of every latent group, stage 1 only.
 
         Returns:
             Images, ``(N, C, H, W)`` in [0, 1], or points ``(N, 2)``.
@@ -79,6 +86,23 @@ class Stage(Configurable, LightningModule, ABC):
         self, num_samples: int, *, generator: Generator | None, num_steps: int | None = None
     ) -> dict[str, Tensor]:
         """Samples of every model that the stage holds, by title; see `sample`."""
+
+    def pictures_of(self, image: Tensor, *, generator: Generator | None) -> dict[str, Tensor]:
+        """What the stage makes of given images, by title; nothing unless a stage says otherwise."""
+        return {}
+
+    def recalibrate(self, passes: int, *, seed: int, temperature: float) -> None:
+        """Renew the batch-norm statistics of the VAE by those of its own samples.
+
+        Args:
+            passes: Batches of 16 samples.
+            seed: Seed of their noise.
+            temperature: Factor on the scale of every latent group.
+
+        Raises:
+            UsageError: If the stage does not sample the VAE alone.
+        """
+        raise UsageError("--recalibrations is for samples of the VAE, i.e. of stage 1")
 
     def store_hyperparameters(self) -> None:
         """Store the constructor's arguments as plain data, made by the command line or by hand.
@@ -117,7 +141,7 @@ class Stage(Configurable, LightningModule, ABC):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise UsageError(
-                "lr_final and kl_anneal_portion need a trainer.max_steps or max_epochs"
+                "learning-rate and KL schedules need a trainer.max_steps or max_epochs"
             )
         return max(1, int(steps))
 
@@ -134,23 +158,28 @@ class Stage(Configurable, LightningModule, ABC):
         noise = standard_normal(len(image), dim, generator=generator, device=image.device)
         return self.vae.elbo(image, noise=noise)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam, with the cosine if `lr_final` is set."""
-        optimizer = torch.optim.Adam(
+    def make_optimizer(self) -> Optimizer:
+        """Adam on the trained parameters."""
+        return torch.optim.Adam(
             self.trained_parameters(),
             lr=self.lr,
             betas=self.betas,
             weight_decay=self.weight_decay,
         )
-        if self.lr_final is None:
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser, with warm-up and cosine if they are asked for."""
+        optimizer = self.make_optimizer()
+        if self.lr_final is None and not self.warmup_portion:
             return optimizer
         total = self.total_steps()
-        low = self.lr_final / self.lr
-
-        def decay(step: int) -> float:
-            return low + (1 - low) * 0.5 * (1 + cos(pi * min(step / total, 1.0)))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, decay)
+        schedule = partial(
+            lr_factor,
+            total=total,
+            warmup=self.warmup_portion * total,
+            final=1.0 if self.lr_final is None else self.lr_final / self.lr,
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -199,6 +228,23 @@ class Stage(Configurable, LightningModule, ABC):
             f"training diverged: the loss of step {self.global_step} is {loss.item()}; "
             "the last checkpoint is sound, lower the learning rate or the step size"
         )
+
+
+def lr_factor(step: int, *, total: int, warmup: float, final: float) -> float:
+    """The learning rate at a step, relative to its largest value.
+
+    Linear from 0 over the first `warmup` steps, then a cosine down to `final` at step `total`.
+
+    Args:
+        step: Steps taken, from 0.
+        total: Steps of the whole training.
+        warmup: Steps of the warm-up.
+        final: Value at the end.
+    """
+    if step < warmup:
+        return step / warmup
+    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+    return final + (1 - final) * 0.5 * (1 + cos(pi * progress))
 
 
 def images_of(batch: Any) -> Tensor:

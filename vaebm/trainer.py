@@ -26,6 +26,8 @@ class VAEBMTrainer(Trainer):
         batch_size: int = 100,
         num_steps: int | None = None,
         mean: bool = False,
+        temperature: float = 1.0,
+        recalibrations: int = 0,
         individual: bool = False,
     ) -> None:
         """Draw samples from a checkpoint of either stage and write them to a folder.
@@ -44,6 +46,10 @@ class VAEBMTrainer(Trainer):
             batch_size: Samples that are drawn at once.
             num_steps: Steps of a chain, instead of the number it was trained with.
             mean: Write the decoder's means at the chain ends, as the published code does.
+            temperature: Factor on the scale of the VAE's latents, below 1 for cleaner and less
+                varied samples; stage 1 only.
+            recalibrations: Passes of 16 samples that renew the batch-norm statistics first, as NVAE
+                does before sampling at a low temperature (500); stage 1 only.
             individual: Also write one PNG a sample.
 
         Raises:
@@ -55,9 +61,11 @@ class VAEBMTrainer(Trainer):
         for name, value in numbers.items():
             if value is not None and value < 1:
                 raise UsageError(f"--{name} is {value}, but at least 1 is due")
+        if temperature <= 0 or recalibrations < 0:
+            raise UsageError("--temperature is above 0 and --recalibrations not below")
         check_output(Path(output))
         model.load_state_dict(read_checkpoint(ckpt_path)["state_dict"])
-        loop = SampleLoop(model, SampleOptions(seed, num_steps, mean))
+        loop = SampleLoop(model, SampleOptions(seed, num_steps, mean, temperature, recalibrations))
         loader: DataLoader[int] = DataLoader(
             range(num_samples),  # type: ignore[arg-type]
             batch_size=batch_size,

@@ -4,16 +4,20 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from vaebm.callbacks.draws import draw_panels
 from vaebm.errors import UsageError
+from vaebm.noise import Purpose, generator_for
 from vaebm.plotting import draw, pixels_of, save
-from vaebm.stage import images_of
+from vaebm.stage import Stage, images_of
 
 
 class SampleGrid(Callback):
     """Draws data, VAE and VAEBM side by side, of 2-D toys also the energy surface.
+
+    Stage 1 also shows reconstructions of the data: the decoder's mean at a posterior sample.
 
     A picture is made after every validation and after a test, from the same noise each time, and
     goes to ``samples/step=N.png`` in the log folder and to every logger that takes images (Weights
@@ -46,14 +50,28 @@ class SampleGrid(Callback):
     def _picture(self, trainer: Trainer, pl_module: LightningModule, loader: object) -> None:
         if not trainer.is_global_zero:
             return
+        data = first_images(loader, self.num_samples)
         panels = {
-            "data": first_images(loader, self.num_samples),
+            "data": data,
+            **self._pictures_of(pl_module, data),
             **draw_panels(pl_module, self.num_samples),
         }
         figure = draw(panels, getattr(pl_module, "energy", None))
         step = trainer.global_step
         name = "test" if trainer.testing else f"step={step:07d}"
         save(figure, log_folder(trainer) / "samples" / f"{name}.png")
+        self._log(trainer, figure, step)
+
+    @staticmethod
+    def _pictures_of(pl_module: LightningModule, data: Tensor) -> dict[str, Tensor]:
+        """Reconstructions and the like; of points they would only cover the data."""
+        if not isinstance(pl_module, Stage) or data.ndim == 2:
+            return {}
+        generator = generator_for(Purpose.PANELS, 0, device=pl_module.device)
+        return pl_module.pictures_of(data.to(pl_module.device), generator=generator)
+
+    @staticmethod
+    def _log(trainer: Trainer, figure: Figure, step: int) -> None:
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image("samples", [pixels_of(figure)], step=step)
