@@ -55,13 +55,13 @@ def samples(folder: str) -> np.ndarray:
 # What needs no training
 
 
-def test_help_lists_the_subcommands_and_list(vaebm: Run) -> None:
+def test_help_lists_all_commands(vaebm: Run) -> None:
     block = vaebm("--help").out.split("\n\n")[1]
     assert [line.split()[0] for line in block.splitlines()] == list(COMMANDS)
 
 
-def test_commands_are_those_of_the_parser_and_list() -> None:
-    assert set(COMMANDS) == {*VAEBMCLI.subcommands(), "list"}
+def test_commands_are_those_of_the_parser_and_the_light_ones() -> None:
+    assert set(COMMANDS) == {*VAEBMCLI.subcommands(), "convert", "list"}
 
 
 def test_no_arguments_print_the_help(vaebm: Run) -> None:

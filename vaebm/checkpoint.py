@@ -1,7 +1,9 @@
 """Reading checkpoints of either stage: always ``weights_only``, always a one-line error."""
 
 import pickle
-from collections.abc import Iterator
+import zipfile
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,36 @@ import torch
 from vaebm.configurable import Configurable, find_class, from_config
 from vaebm.errors import DataError, UsageError
 from vaebm.models.base import VAE
+
+
+def load_data(path: str | Path, allowed: Sequence[type] = ()) -> Any:
+    """Load a file of tensors and plain data into CPU memory; nothing in it is executed.
+
+    Args:
+        path: A file that ``torch.save`` wrote, of any version.
+        allowed: Types that it may hold besides.
+
+    Raises:
+        UsageError: If there is no such file.
+        DataError: If the file is damaged or holds more than plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"checkpoint {path} does not exist" + _neighbours(path))
+    mmap = zipfile.is_zipfile(path)  # files of torch before 1.6 cannot be mapped
+    try:
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
+    except pickle.UnpicklingError as error:  # torch's own text advises to load it nevertheless
+        raise DataError(
+            f"checkpoint {path} is refused: it is damaged or holds more than plain data, "
+            "and to load that could run code"
+        ) from error
+    except Exception as error:  # what a damaged file makes of the reader has no end
+        raise DataError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged, cut off or "
+            "no checkpoint"
+        ) from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -23,29 +55,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         DataError: If the file is damaged, holds more than plain data, is of another kind or names
             classes that are not there or none of ours.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"checkpoint {path} does not exist" + _neighbours(path))
-    try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except pickle.UnpicklingError as error:  # torch's own text advises to load it nevertheless
-        raise DataError(
-            f"checkpoint {path} is refused: it is damaged or holds more than plain data, "
-            "and to load that could run code"
-        ) from error
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise DataError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged, cut off or "
-            "no checkpoint"
-        ) from error
-    return _checked(checkpoint, path)
+    return _checked(load_data(path, [Namespace]), Path(path))
 
 
 def _checked(content: Any, path: Path) -> dict[str, Any]:
     """The content of a file, if it is a checkpoint whose classes are all there."""
     parts: dict[str, Any] = content if isinstance(content, dict) else {}
     if not all(isinstance(parts.get(key), dict) for key in ("state_dict", "hyper_parameters")):
-        raise DataError(f"{path} is no checkpoint of vaebm: state_dict or hyper_parameters missing")
+        published = isinstance(parts.get("args"), Namespace)
+        hint = "; `vaebm convert` makes one of it" if published else ""
+        raise DataError(
+            f"{path} is no checkpoint of vaebm: state_dict or hyper_parameters missing{hint}"
+        )
     try:
         for class_path in _class_paths(parts["hyper_parameters"]):
             find_class(class_path, Configurable)

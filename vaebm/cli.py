@@ -5,8 +5,10 @@ import logging
 import sys
 import traceback
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Iterable
 from importlib.metadata import entry_points
+from typing import NoReturn
 
 from vaebm import __version__
 from vaebm.errors import UsageError, cause_of
@@ -18,6 +20,7 @@ COMMANDS = {
     "test": "Evaluate a checkpoint on the test data: a table, metrics.json and pictures.",
     "predict": "Compute ELBO and energy of every test image, to predictions.npz.",
     "sample": "Draw samples from a checkpoint, to samples.npz and grid.png.",
+    "convert": "Turn a published NVAE checkpoint into a stage-1 checkpoint.",
     "list": "Show the samplers, spaces, models, datamodules and configs there are.",
 }
 
@@ -33,7 +36,10 @@ USAGE = """usage: vaebm COMMAND [options]
 A training:
   vaebm fit --config gaussians25_vae.yaml
   vaebm fit --config gaussians25_ebm.yaml --model.vae_checkpoint VAE.ckpt
-  vaebm sample --ckpt_path EBM.ckpt --num_samples 1000 --output samples"""
+  vaebm sample --ckpt_path EBM.ckpt --num_samples 1000 --output samples
+
+A published NVAE:
+  vaebm convert checkpoint.pt --output nvae.ckpt"""
 
 KINDS = ("samplers", "spaces", "models", "datamodules")
 
@@ -78,12 +84,34 @@ def dispatch(args: list[str]) -> None:
         print(f"vaebm {__version__}")
     elif args[0] == "list":
         print("\n".join(listing()))
+    elif args[0] == "convert":
+        run_convert(args[1:])
     elif not args[0].startswith("-") and args[0] not in COMMANDS:
         raise UsageError(unknown_name(args[0], COMMANDS, "commands"))
     else:
         from vaebm.lightning_cli import run
 
         run(args)
+
+
+class OneLineParser(ArgumentParser):
+    """A parser whose errors are one line for main() to print."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and exiting."""
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def run_convert(args: list[str]) -> None:
+    """Run `vaebm convert`."""
+    parser = OneLineParser("vaebm convert", description=COMMANDS["convert"], allow_abbrev=False)
+    parser.add_argument("checkpoint", help="a file of the NVAE or VAEBM release")
+    parser.add_argument("--output", required=True, help="the checkpoint to write, e.g. nvae.ckpt")
+    options = parser.parse_args(args)
+    from vaebm.convert import convert
+
+    convert(options.checkpoint, options.output)
+    print(f"checkpoint: {options.output}")
 
 
 def listing() -> Iterable[str]:
