@@ -52,17 +52,25 @@ def random_image(args: Namespace, vae: NVAE, generator: torch.Generator) -> Tens
     return image.round() if args.dataset in ("mnist", "omniglot") else image
 
 
-@pytest.fixture(params=KINDS)
-def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Official, NVAE, torch.Generator]:
+@pytest.fixture(params=KINDS, scope="module")
+def models(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Official, NVAE]:
     """The same random model, as its reference reads it and converted, in float64."""
     args = arguments(**KINDS[request.param])
     whole = content(args)
-    vae = load_nvae(write(tmp_path, whole)).double()
+    vae = load_nvae(write(tmp_path_factory.mktemp("published"), whole)).double()
     weights = {name: value.double() for name, value in whole["state_dict"].items()}
     complete = arguments(
         **{"ada_groups": False, "min_groups_per_scale": 1, "num_mixture_dec": 10} | vars(args)
     )
-    return Official(weights, complete), vae, torch.Generator().manual_seed(1)
+    return Official(weights, complete), vae
+
+
+@pytest.fixture
+def case(models: tuple[Official, NVAE]) -> tuple[Official, NVAE, torch.Generator]:
+    """Both models and a source of inputs."""
+    return *models, torch.Generator().manual_seed(1)
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:

@@ -192,10 +192,11 @@ class Stage(Configurable, LightningModule, ABC):
         try:
             return super().load_state_dict(state_dict, strict, assign)
         except RuntimeError as error:
-            reason = str(error).splitlines()[1:2] or [str(error)]
+            lines = str(error).splitlines()[1:] or [str(error)]
+            reason = next((line for line in lines if "size mismatch" in line), lines[0])
             raise UsageError(
                 f"the checkpoint's weights do not fit this {type(self).__name__}: "
-                f"{reason[0].strip()[:150]} ...; give no config or option that changes the model"
+                f"{reason.strip()[:150]} ...; give no config or option that changes the model"
             ) from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
