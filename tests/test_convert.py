@@ -16,6 +16,7 @@ from vaebm.checkpoint import load_vae, read_checkpoint
 from vaebm.convert import convert, load_nvae
 from vaebm.errors import DataError, UsageError
 from vaebm.models import NVAE
+from vaebm.official_arguments import TRAINING
 
 KINDS: dict[str, dict[str, Any]] = {
     **{f"table {name}": {"arch_instance": name, "num_channels_enc": 16} for name in TABLES},
@@ -210,6 +211,44 @@ def test_last_layer_of_a_flow_cell_may_stand_below_its_others(tmp_path: Path) ->
     load_nvae(write(tmp_path, whole))
 
 
+def test_fields_without_a_value_count_as_missing(tmp_path: Path) -> None:
+    whole = content(arguments())
+    whole["args"].ada_groups = None
+    load_nvae(write(tmp_path, whole))
+
+
+def test_file_that_says_nothing_of_its_training_is_converted(tmp_path: Path) -> None:
+    whole = content(arguments())
+    for name in TRAINING:
+        delattr(whole["args"], name)
+    convert(write(tmp_path, whole), tmp_path / "nvae.ckpt")
+    settings = read_checkpoint(tmp_path / "nvae.ckpt")["hyper_parameters"]
+    assert (settings["lr"], settings["penalty_weight"]) == (1e-2, 0.0)
+
+
+def test_partial_list_of_operators_is_enough(tmp_path: Path) -> None:
+    whole = content(arguments(), arch_instance={"normal_dec": ("mconv_e6k5g0",)})
+    load_nvae(write(tmp_path, whole))
+
+
+def test_double_precision_of_a_file_is_kept(tmp_path: Path) -> None:
+    whole = content(arguments())
+    whole["state_dict"] = {
+        k: v.double() if v.is_floating_point() else v for k, v in whole["state_dict"].items()
+    }
+    whole["state_dict"]["stem.bias"] += 1e-12
+    vae = load_nvae(write(tmp_path, whole))
+    assert torch.equal(vae.encoder.stem.bias, whole["state_dict"]["stem.bias"])
+
+
+def test_weights_of_half_precision_are_widened(tmp_path: Path) -> None:
+    whole = content(arguments())
+    whole["state_dict"] = {
+        k: v.half() if v.is_floating_point() else v for k, v in whole["state_dict"].items()
+    }
+    assert load_nvae(write(tmp_path, whole)).encoder.stem.bias.dtype == torch.float32
+
+
 # Files that are refused, each with what is wrong
 
 
@@ -270,6 +309,9 @@ def test_duplicate_that_differs_is_named(tmp_path: Path) -> None:
         ("dataset", "imagenet", "dataset='imagenet'"),
         ("num_latent_scales", "3", "num_latent_scales='3', but int is due"),
         ("num_latent_scales", 9, "cannot be halved"),
+        ("num_latent_scales", 10**9, "num_latent_scales=1000000000"),
+        ("num_groups_per_scale", 10**9, "more cells than it has weights"),
+        ("num_channels_enc", 10**6, "is of shape"),
         ("num_nf", True, "num_nf=True, but int is due"),
         ("num_postprocess_blocks", 2, "num_postprocess_blocks"),
         ("num_latent_per_group", 0, "latent_channels is 0"),
@@ -282,7 +324,22 @@ def test_argument_that_makes_no_sense_is_named(
 
 
 def test_missing_argument_is_named(tmp_path: Path) -> None:
-    assert "lack res_dist" in broken(tmp_path, lambda w: delattr(w["args"], "res_dist"))
+    change = lambda w: delattr(w["args"], "num_latent_per_group")  # noqa: E731
+    assert "lack num_latent_per_group" in broken(tmp_path, change)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (3, torch.zeros(1)),
+        ("stem.bias", 3.0),
+        ("stem.bias", torch.zeros(8).to_sparse()),
+        ("stem.bias", torch.zeros(8, dtype=torch.complex64)),
+    ],
+)
+def test_entry_that_is_no_plain_tensor_is_named(tmp_path: Path, key: Any, value: Any) -> None:
+    change = lambda w: w["state_dict"].update({key: value})  # noqa: E731
+    assert f"{key}, which is no plain tensor" in broken(tmp_path, change)
 
 
 def test_operators_that_are_not_those_of_the_architecture_are_named(tmp_path: Path) -> None:
@@ -349,6 +406,17 @@ def test_file_that_is_there_is_not_overwritten(published: Path, tmp_path: Path) 
     with pytest.raises(UsageError, match="is there already"):
         convert(published, output)
     assert output.read_text() == "precious"
+
+
+def test_output_below_a_file_is_refused(published: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a file, but a folder is due"):
+        convert(published, published / "nvae.ckpt")
+
+
+def test_refused_file_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        convert(tmp_path / "nothing.pt", tmp_path / "new" / "nvae.ckpt")
+    assert not (tmp_path / "new").exists()
 
 
 def test_failed_conversion_leaves_nothing_behind(

@@ -139,6 +139,18 @@ def test_mixture_of_far_values_has_a_finite_gradient() -> None:
     assert raw.grad.isfinite().all()
 
 
+def test_mixture_sample_has_a_finite_gradient_where_rounding_chooses_no_weight() -> None:
+    raw = torch.zeros(1, 20, 1, 1)
+    raw[0, 1] = -80.0  # the last component has no weight
+    raw.requires_grad_()
+    eps = torch.full((1, 3, 1, 1), 9.0, requires_grad=True)  # uniform number 1
+    LogisticMixturePixels.from_raw(raw, 8).sample(eps).sum().backward()
+    assert eps.grad is not None
+    assert eps.grad.isfinite().all()
+    assert raw.grad is not None
+    assert raw.grad.isfinite().all()
+
+
 def test_mixture_samples_follow_the_mixture() -> None:
     # The sample is a real number; rounded to the nearest level it has the discretised law, since a
     # bin reaches half a level to both sides.

@@ -1,5 +1,8 @@
 """NVAE from the command line: trained, converted, sampled, under stage 2."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +17,9 @@ from vaebm.checkpoint import load_vae
 from vaebm.convert import load_nvae
 from vaebm.datamodules import ImageDataModule
 from vaebm.datamodules.base import Splits, Tensors
+from vaebm.models import NVAE
 from vaebm.noise import RowGenerators, standard_normal
+from vaebm.vae_stage import VAEStage
 
 Run = Callable[..., Result]
 
@@ -40,7 +45,6 @@ NVAE_ON_DIGITS = {
             "kl_balance": True,
             "penalty_weight": 0.01,
             "warmup_portion": 0.2,
-            "num_importance_samples": 3,
         }
     },
     "data": {"init_args": {"batch_size": 50}},
@@ -120,6 +124,14 @@ def test_training_leaves_checkpoint_and_pictures(train: Callable[..., Path]) -> 
     assert len(list(folder.parent.glob("samples/step=*.png"))) == 2
 
 
+@pytest.mark.parametrize(
+    "options", [("--trainer.precision", "bf16-mixed"), ("--model.vae.recompute", "true")]
+)
+def test_training_runs_with(train: Callable[..., Path], options: tuple[str, ...]) -> None:
+    weights = torch.load(train(*options) / "last.ckpt", weights_only=True)["state_dict"]
+    assert {value.dtype for value in weights.values()} <= {torch.float32, torch.int64, torch.bool}
+
+
 def test_resumed_training_ends_as_the_uninterrupted_one(train: Callable[..., Path]) -> None:
     folder = train()
     resumed = train("--ckpt_path", folder / "step=2.ckpt")
@@ -129,8 +141,8 @@ def test_resumed_training_ends_as_the_uninterrupted_one(train: Callable[..., Pat
 
 
 def test_test_logs_both_bounds(train: Callable[..., Path], vaebm: Run) -> None:
-    result = vaebm("test", "--ckpt_path", train() / "last.ckpt")
-    assert result.code == 0
+    result = vaebm("test", "--ckpt_path", train() / "last.ckpt", "--model.num_importance_samples=4")
+    assert result.code == 0, result.err
     assert "test/bits_per_dim_importance" in result.out
 
 
@@ -278,6 +290,13 @@ def test_convert_of_an_unknown_operator_is_refused(
     assert "res_mbconv9" in refused(1, "convert", path, "--output", "out.ckpt")
 
 
+def test_training_cannot_go_on_from_a_converted_file(
+    converted: Path, refused: Callable[..., str]
+) -> None:
+    line = refused(2, "fit", "--config", "digits_vae", "--ckpt_path", converted)
+    assert "weights alone" in line
+
+
 @pytest.mark.parametrize("command", ["sample", "test"])
 def test_published_file_where_ours_is_due_is_pointed_to_convert(
     tmp_path: Path, refused: Callable[..., str], command: str
@@ -293,3 +312,48 @@ def test_stage_2_on_a_published_file_is_pointed_to_convert(
     assert "`vaebm convert`" in refused(
         1, "fit", "--config", "digits_ebm", "--model.vae_checkpoint", path
     )
+
+
+# Two processes
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from tests.test_nvae_runs import RandomImages, small_stage
+from tests.training import small_trainer
+
+torch.set_num_threads(1)
+folder, stage = Path(sys.argv[1]), small_stage()
+trainer = small_trainer(folder, max_steps=2, devices=2, strategy="ddp")
+trainer.fit(stage, RandomImages(batch_size=2))
+torch.save(dict(stage.named_parameters()), folder / f"rank{trainer.global_rank}.pt")
+"""
+
+
+def small_stage() -> VAEStage:
+    """Stage 1 on an NVAE with flows, trained as published."""
+    torch.manual_seed(0)
+    vae = NVAE(
+        encoder_channels=4,
+        decoder_channels=4,
+        groups_per_scale=[1, 1],
+        latent_channels=2,
+        num_flows=1,
+    )
+    return VAEStage(vae, optimizer="adamax", kl_balance=True, penalty_weight=0.1, seed=5)
+
+
+def test_two_processes_train_equal_weights(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    start = dict(small_stage().named_parameters())
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in start)
+    assert any(not torch.equal(first[name], start[name]) for name in start)

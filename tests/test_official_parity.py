@@ -9,13 +9,14 @@ from torch import Tensor
 
 import vaebm.stage
 from tests.official_files import FIXTURES, load, needs_fixtures
-from vaebm.convert import load_nvae, load_weights
+from vaebm.convert import load_nvae, load_weights, without_duplicates
 from vaebm.metrics.importance import importance_log_likelihood
 from vaebm.models import NVAE
-from vaebm.models.layers import conv_matrices
+from vaebm.models.layers import weight_matrices
 from vaebm.models.pixels import quantise
 from vaebm.models.recalibrate import recalibrate_batch_norm
-from vaebm.official import model_arguments, official_names, stage_arguments
+from vaebm.official_arguments import model_arguments, stage_arguments
+from vaebm.official_names import official_names
 from vaebm.vae_stage import VAEStage, balance, group_weights
 
 pytestmark = needs_fixtures
@@ -241,7 +242,7 @@ class Recorded:
         args = load(CHECKPOINT)["args"]
         self.io, self.dtype = io, dtype
         self.vae = NVAE(**model_arguments(args))
-        load_weights(self.vae, io["state_before"])
+        load_weights(self.vae, without_duplicates(io["state_before"]))
         self.vae.to(dtype).train()
         self.names = official_names(self.vae)
         self.noise = list(io["noise"])
@@ -261,7 +262,7 @@ class Recorded:
         }
         del self.noise[3 : 3 + count]
         order = [key for key in self.io["state_before"] if key in set(self.names.values())]
-        theirs = {self.conv_key(name): name for name in conv_matrices(self.vae)}
+        theirs = {self.conv_key(name): name for name in weight_matrices(self.vae, torch.nn.Conv2d)}
         rank: dict[tuple[int, int], int] = {}
         for key in (key for key in order if key in theirs):
             shape = tuple(self.io["state_before"][key].flatten(1).shape)

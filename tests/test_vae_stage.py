@@ -235,6 +235,12 @@ def test_adamax_step_follows_its_equation() -> None:
     torch.testing.assert_close(parameter.detach(), expected)
 
 
+@pytest.mark.parametrize("options", [{"penalty_weight_init": 0.0}, {"warmup_portion": 1.5}])
+def test_settings_out_of_range_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        VAEStage(MLPVAE(), **options)
+
+
 def test_unknown_optimiser_is_refused() -> None:
     with pytest.raises(UsageError, match="'adam' or 'adamax'"):
         VAEStage(MLPVAE(), optimizer="sgd")  # type: ignore[arg-type]

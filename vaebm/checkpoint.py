@@ -37,6 +37,8 @@ def load_data(path: str | Path, allowed: Sequence[type] = ()) -> Any:
             f"checkpoint {path} is refused: it is damaged or holds more than plain data, "
             "and to load that could run code"
         ) from error
+    except OSError as error:
+        raise DataError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # what a damaged file makes of the reader has no end
         raise DataError(
             f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged, cut off or "
@@ -96,7 +98,7 @@ def vae_config(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def load_vae(path: str | Path) -> VAE:
-    """Rebuild the VAE of a checkpoint, architecture and weights.
+    """Rebuild the VAE of a checkpoint, architecture and weights, in evaluation mode.
 
     Args:
         path: A checkpoint of stage 1, or one of stage 2, which carries its VAE.
@@ -119,7 +121,7 @@ def load_vae(path: str | Path) -> VAE:
         vae.load_state_dict(weights)
     except RuntimeError as error:
         raise DataError(f"weights in {path} do not fit its VAE: {_first_lines(error)}") from error
-    return vae
+    return vae.eval()
 
 
 def _first_lines(error: RuntimeError) -> str:

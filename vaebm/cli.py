@@ -105,7 +105,7 @@ class OneLineParser(ArgumentParser):
 def run_convert(args: list[str]) -> None:
     """Run `vaebm convert`."""
     parser = OneLineParser("vaebm convert", description=COMMANDS["convert"], allow_abbrev=False)
-    parser.add_argument("checkpoint", help="a file of the NVAE or VAEBM release")
+    parser.add_argument("checkpoint", help="a file that NVAE's training wrote, e.g. checkpoint.pt")
     parser.add_argument("--output", required=True, help="the checkpoint to write, e.g. nvae.ckpt")
     options = parser.parse_args(args)
     from vaebm.convert import convert

@@ -80,18 +80,22 @@ class DiagonalNormal(NamedTuple):
         return 0.5 * (shift**2 + ratio**2) - 0.5 - ratio.log()
 
 
-class PixelLikelihood(Protocol):
-    """p(x|z) of images x in [0, 1], as a map of pixel noise and as a density."""
+class Likelihood(Protocol):
+    """p(x|z): a distribution of images that is a map of noise."""
 
     @property
     def mean(self) -> Tensor:
-        """The mean, ``(B, C, H, W)``; not clamped."""
+        """The mean, shaped like an image; not clamped."""
 
     def sample(self, eps: Tensor) -> Tensor:
-        """The image for pixel noise eps ~ N(0, I), both ``(B, C, H, W)``."""
+        """The image for pixel noise eps ~ N(0, I), both of one shape."""
 
     def log_prob(self, image: Tensor) -> Tensor:
-        """Log p(x|z) in nats, ``(B, C, H, W)``, or ``(B, H, W)`` if colours depend on another."""
+        """Log p(x|z) in nats, shaped like the image, or without colours if they are coupled."""
+
+
+class PixelLikelihood(Likelihood, Protocol):
+    """p(x|z) of images ``(B, C, H, W)`` in [0, 1]."""
 
     def floored(self) -> "PixelLikelihood":
         """The likelihood that chains use: of Gaussians with the scale bounded below."""
@@ -251,7 +255,9 @@ class LogisticMixturePixels(NamedTuple):
         weights = self.logits.softmax(1)
         ends = weights.cumsum(1)
         chosen = (uniform[:, None] > ends[:, :-1]).sum(1, keepdim=True)
-        end, weight = ends.gather(1, chosen), weights.gather(1, chosen)
+        # Rounding can choose a component of no weight: its share must not become 0 / 0.
+        least = torch.finfo(weights.dtype).eps
+        end, weight = ends.gather(1, chosen), weights.gather(1, chosen).clamp(min=least)
         rest = 1 - (end - uniform[:, None]) / weight
         return chosen.squeeze(1), rest.squeeze(1).clamp(0, 1)
 

@@ -7,13 +7,13 @@ from typing import Any, Self
 import torch
 from lightning.pytorch import Callback
 from torch import Generator, Tensor, nn
-from torch.nn.utils import parametrize
 
 from vaebm.chain_checkpoint import ChainCheckpoint
 from vaebm.checkpoint import load_vae
 from vaebm.distributions import at_least_float32
 from vaebm.errors import UsageError
 from vaebm.models.base import VAE, Energy
+from vaebm.models.layers import cached_weights
 from vaebm.samplers.base import Sampler, StepInfo
 from vaebm.samplers.replay import ReplayBuffer
 from vaebm.spaces import Space, prior_noise
@@ -148,7 +148,7 @@ class EBMStage(Stage):
     ) -> tuple[Tensor, StepInfo]:
         potential = self.space.potential(self.vae, self.energy)
         # Weights do not change during a chain: their parametrizations are computed once.
-        with frozen(self.energy), parametrize.cached():
+        with frozen(self.energy), cached_weights(self.vae, self.energy):
             return self.sampler.run(potential, start, num_steps=num_steps, generator=generator)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -147,6 +147,15 @@ class VAEBMCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Say what is missing before Lightning does."""
         config: Namespace = self.config[self.subcommand]
+        if (
+            self.subcommand == "fit"
+            and self.checkpoint
+            and "optimizer_states" not in self.checkpoint
+        ):
+            raise UsageError(
+                "--ckpt_path is a checkpoint of weights alone, as `vaebm convert` writes it: no "
+                "training can be resumed from it, but --model.vae_checkpoint takes it for stage 2"
+            )
         if self.subcommand != "fit" and config.get("ckpt_path") is None:
             raise UsageError(f"vaebm {self.subcommand} needs --ckpt_path PATH of a checkpoint")
         if self.subcommand != "sample" and config.get("data") is None:

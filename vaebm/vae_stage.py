@@ -83,6 +83,10 @@ class VAEStage(Stage):
         )
         if optimizer not in ("adam", "adamax"):
             raise UsageError(f"optimizer is {optimizer!r}, but 'adam' or 'adamax' is due")
+        if penalty_weight_init is not None and penalty_weight_init <= 0:
+            raise UsageError(f"penalty_weight_init is {penalty_weight_init}, but must be above 0")
+        if not 0 <= warmup_portion <= 1:
+            raise UsageError(f"warmup_portion is {warmup_portion}, but must lie in [0, 1]")
         self.vae = vae
         self.optimizer = optimizer
         self.optimizer_eps = optimizer_eps
@@ -164,7 +168,7 @@ class VAEStage(Stage):
                 self.num_importance_samples,
                 generator=self.evaluation_generator(batch_idx),
             )
-            self._log_bound("test", "importance", bound)
+            self._log_bound("test/log_px_importance", "test/bits_per_dim_importance", bound)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ELBO of every image, ``(B,)``."""
@@ -173,14 +177,12 @@ class VAEStage(Stage):
 
     def _log_elbo(self, split: str, image: Tensor, batch_idx: int) -> None:
         elbo = self.elbo_terms(image, self.evaluation_generator(batch_idx)).elbo
-        self._log_bound(split, "elbo", elbo)
+        self._log_bound(f"{split}/elbo", f"{split}/bits_per_dim", elbo)
 
-    def _log_bound(self, split: str, name: str, bound: Tensor) -> None:
-        """Log a bound of log p(x), ``(B,)`` in nats, and its bits per dimension."""
-        suffix = "" if name == "elbo" else f"_{name}"
-        bits = -bound.mean() / (log(2) * self.vae.data_dim)
-        nats = name if name == "elbo" else f"log_px{suffix}"
-        values = {f"{split}/{nats}": bound.mean(), f"{split}/bits_per_dim{suffix}": bits}
+    def _log_bound(self, nats: str, bits: str, bound: Tensor) -> None:
+        """Log the mean of a bound of log p(x), ``(B,)`` in nats, under two names."""
+        mean = bound.mean()
+        values = {nats: mean, bits: -mean / (log(2) * self.vae.data_dim)}
         self.log_dict(values, batch_size=len(bound), sync_dist=True)
 
     @torch.no_grad()

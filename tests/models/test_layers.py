@@ -1,11 +1,21 @@
 """Building blocks that several networks share."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaebm.models.layers import SpectralPenalty, mlp, weight_matrices
+from vaebm.models.layers import (
+    LogWeightNorm,
+    SpectralPenalty,
+    SqueezeExcitation,
+    cached_weights,
+    mlp,
+    weight_matrices,
+    wn_conv,
+)
 
 
 def exact_norms(matrices: dict[str, Tensor]) -> Tensor:
@@ -44,6 +54,58 @@ def test_weight_matrices_pass_gradients_to_the_layers() -> None:
     layer = nn.Linear(4, 5)
     weight_matrices(nn.Sequential(layer))["0"].sum().backward()
     assert torch.equal(layer.weight.grad, torch.ones(5, 4))
+
+
+@pytest.mark.parametrize(("kinds", "names"), [((), {"0", "2.0"}), ((nn.Conv2d,), {"0"})])
+def test_weight_matrices_are_of_the_kinds_asked_for(
+    kinds: tuple[type[nn.Linear | nn.Conv2d], ...], names: set[str]
+) -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.SiLU(), nn.Sequential(nn.Linear(4, 5)))
+    assert set(weight_matrices(net, *kinds)) == names
+
+
+def test_normalised_weight_follows_its_equation() -> None:
+    conv = wn_conv(3, 4, 3).double()
+    direction = conv.parametrizations.weight.original
+    length = conv.parametrizations.weight[0].log_weight_norm.exp()
+    norm = direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    torch.testing.assert_close(conv.weight, length * direction / (norm + 1e-5))
+    torch.testing.assert_close(length, norm + 1e-2, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (3, 1), (3, 2), (5, 1)])
+def test_normalised_convolution_keeps_the_size(kernel: int, dilation: int) -> None:
+    conv = wn_conv(2, 3, kernel, dilation=dilation)
+    assert conv(torch.randn(1, 2, 7, 9)).shape == (1, 3, 7, 9)
+
+
+def test_gates_are_between_zero_and_one_for_each_channel() -> None:
+    features = torch.ones(2, 32, 3, 3)
+    gates = SqueezeExcitation(32)(features)
+    assert (gates == gates[..., :1, :1]).all()
+    assert 0 < gates.min() < gates.max() < 1
+
+
+def test_cached_weights_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv, calls = wn_conv(2, 2), []
+    monkeypatch.setattr(LogWeightNorm, "forward", lambda _, weight: calls.append(1) or 2 * weight)
+    with cached_weights(conv):
+        for _ in range(3):
+            conv(torch.randn(1, 2, 4, 4))
+    assert len(calls) == 1
+    conv(torch.randn(1, 2, 4, 4))
+    assert len(calls) == 2
+
+
+def test_cached_weights_are_right_where_a_layer_was_copied() -> None:
+    conv = wn_conv(2, 2)
+    net = nn.Sequential(conv, deepcopy(conv))
+    with torch.no_grad():
+        net[1].parametrizations.weight[0].log_weight_norm += 1
+    image = torch.randn(1, 2, 4, 4)
+    expected = net(image)
+    with cached_weights(net):
+        torch.testing.assert_close(net(image), expected)
 
 
 def test_penalty_is_the_sum_of_the_largest_singular_values(matrices: dict[str, Tensor]) -> None:

@@ -9,7 +9,9 @@ from torch.nn.utils import parametrize
 
 from vaebm.errors import UsageError
 from vaebm.models import NVAE
+from vaebm.models.cells import ARCHITECTURES
 from vaebm.models.pixels import quantise
+from vaebm.models.tower import frozen_statistics
 
 SIZES: dict[str, Any] = {
     "image_shape": (3, 16, 16),
@@ -162,6 +164,17 @@ def test_recomputing_changes_neither_gradients_nor_statistics(image: Tensor) -> 
         torch.testing.assert_close(results[1][name], value, rtol=1e-9, atol=1e-12)
 
 
+def test_recomputing_goes_with_synchronised_batch_norm(image: Tensor) -> None:
+    vae = torch.nn.SyncBatchNorm.convert_sync_batchnorm(NVAE(**SIZES, recompute=True))
+    norms = [m for m in vae.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
+    with frozen_statistics(vae):  # SyncBatchNorm asks for a counter; it needs a GPU to run
+        for norm in norms:
+            norm.num_batches_tracked.add_(1)
+        assert {norm.momentum for norm in norms} == {0.0}
+    assert {norm.num_batches_tracked.item() for norm in norms} == {0}
+    assert {norm.momentum for norm in norms} == {0.05}
+
+
 def test_recomputing_works_in_a_chain() -> None:
     eps, grads = torch.randn(2, NOISE), []
     for recompute in (False, True):
@@ -214,6 +227,12 @@ def test_penalty_gradient_reaches_all_convolutions_and_batch_norms() -> None:
     assert expected <= reached
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_penalty_of_every_architecture_is_finite_and_positive(architecture: str) -> None:
+    vae = nvae(architecture=architecture, encoder_channels=16, decoder_channels=16)
+    assert 0 < vae.penalty() < float("inf")
+
+
 @pytest.mark.parametrize("options", [{}, {"num_flows": 1}, {"groups_per_scale": [1]}])
 def test_training_reaches_all_parameters(image: Tensor, options: dict[str, Any]) -> None:
     vae = NVAE(**{**SIZES, **options})
@@ -248,6 +267,7 @@ def test_convolution_weights_are_channels_last() -> None:
         ({"num_flows": -1}, "num_flows is -1"),
         ({"num_x_bits": 9}, "num_x_bits is 9"),
         ({"border": 8}, "border is 8"),
+        ({"likelihood": "logistic_mixture", "num_mixtures": 0}, "num_mixtures is 0"),
         ({"likelihood": "gausian"}, "did you mean gaussian"),
         ({"architecture": "resnet"}, "architectures of NVAE"),
         ({"likelihood": "logistic_mixture", "image_shape": (1, 16, 16)}, "3 colours"),

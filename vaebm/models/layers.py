@@ -1,6 +1,7 @@
 """Building blocks that several networks share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import groupby, pairwise
 from math import log
 
@@ -25,12 +26,17 @@ def mlp(widths: Sequence[int], activation: Callable[[], nn.Module] = nn.SiLU) ->
     return nn.Sequential(*layers[:-1])
 
 
-def weight_matrices(module: nn.Module) -> dict[str, Tensor]:
-    """The weights of all linear and convolution layers below `module` as matrices, by name."""
+def weight_matrices(module: nn.Module, *kinds: type[nn.Linear | nn.Conv2d]) -> dict[str, Tensor]:
+    """The effective weights of all layers below `module` as matrices ``(O, I·k·k)``, by name.
+
+    Args:
+        module: The network.
+        *kinds: Layers that count; linear and convolution layers by default.
+    """
     return {
         name: layer.weight.flatten(1)
         for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
+        if isinstance(layer, kinds or (nn.Linear, nn.Conv2d))
     }
 
 
@@ -111,13 +117,18 @@ class SqueezeExcitation(nn.Module):
         return features * gates[:, :, None, None]
 
 
-def conv_matrices(module: nn.Module) -> dict[str, Tensor]:
-    """The effective weights of all convolutions below `module` as matrices ``(O, I·k·k)``."""
-    return {
-        name: layer.weight.flatten(1)
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Conv2d)
-    }
+@contextmanager
+def cached_weights(*modules: nn.Module) -> Iterator[None]:
+    """Compute parametrized weights once, for a time in which they do not change.
+
+    Torch finds a cached weight by the layer that it was first made for, which a copy of the layer
+    shares with it: where there are copies, nothing is cached.
+    """
+    layers = [layer for module in modules for layer in module.modules()]
+    # Every parametrized layer has a class of its own, and its copies have the same one.
+    kinds = [type(layer) for layer in layers if parametrize.is_parametrized(layer)]
+    with parametrize.cached() if len(kinds) == len(set(kinds)) else nullcontext():
+        yield
 
 
 class SpectralPenalty(nn.Module):

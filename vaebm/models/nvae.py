@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vaebm.distributions import DiagonalNormal, PixelLikelihood
 from vaebm.errors import UsageError
 from vaebm.models.base import VAE, Decoded, ElboTerms, models
 from vaebm.models.cells import operators_of
-from vaebm.models.layers import SpectralPenalty, conv_matrices
+from vaebm.models.layers import SpectralPenalty, weight_matrices
 from vaebm.models.pixels import PixelKind, num_outputs, pixels_of, quantise
 from vaebm.models.tower import Encoder, Generator, Plan, check_plan
 
@@ -82,7 +82,7 @@ class NVAE(VAE):
         image_shape: Colours, height and width; the sides are equal and a power of two times the
             lowest resolution.
         likelihood: Of pixels: ``gaussian`` on 2x − 1 (VAEBM), ``logistic_mixture``, discretised
-            (NVAE), or ``bernoulli`` for binary images.
+            (NVAE), or ``bernoulli`` for binary images, whose samples pass no gradient.
         num_mixtures: Components of the logistic mixture.
         num_x_bits: Bits of a pixel's value; `elbo` quantises images to them.
         border: Pixels at each side that are padding and that the ELBO leaves out.
@@ -162,7 +162,7 @@ class NVAE(VAE):
         self.residual_posterior = residual_posterior
         self.encoder = Encoder(plan)
         self.generator = Generator(plan)
-        self.spectral = SpectralPenalty(conv_matrices(self))
+        self.spectral = SpectralPenalty(weight_matrices(self, nn.Conv2d))
         self.to(memory_format=torch.channels_last)  # convolutions are a fifth faster
 
     @property
@@ -225,7 +225,10 @@ class NVAE(VAE):
         )
 
     def elbo(self, image: Tensor, *, noise: Tensor | None = None) -> ElboTerms:
-        """The evidence lower bound of images; see `VAE.elbo`."""
+        """The evidence lower bound of images; see `VAE.elbo`.
+
+        Images are quantised to `num_x_bits` first, as those of the training are.
+        """
         image = quantise(image, self.num_x_bits)
         latents, pixels = self.infer(image, noise=noise)
         kl = torch.stack([group.kl.flatten(1).sum(1) for group in latents], dim=1)
@@ -249,13 +252,16 @@ class NVAE(VAE):
 
     def penalty(self) -> Tensor:
         """Spectral norms of all convolutions plus the largest scale of each batch norm."""
-        norms: Tensor = self.spectral(conv_matrices(self))
+        norms: Tensor = self.spectral(weight_matrices(self, nn.Conv2d))
         return norms + self.batch_norm_penalty()
 
     def batch_norm_penalty(self) -> Tensor:
         """R_bn = Σ over all batch norms of max |weight|."""
-        norms = (m for m in self.modules() if isinstance(m, _BatchNorm))
-        return torch.stack([norm.weight.abs().max() for norm in norms]).sum()
+        total = self.generator.constant.new_zeros(())
+        for norm in self.modules():
+            if isinstance(norm, _BatchNorm):
+                total = total + norm.weight.abs().max()
+        return total
 
 
 def colours_and_side(image_shape: Sequence[int]) -> tuple[int, int]:

@@ -38,6 +38,8 @@ def num_outputs(likelihood: PixelKind, image_channels: int, num_mixtures: int) -
     }
     if likelihood not in numbers:
         raise UsageError(unknown_name(likelihood, numbers, "likelihoods of NVAE"))
+    if likelihood == "logistic_mixture" and num_mixtures < 1:
+        raise UsageError(f"num_mixtures is {num_mixtures}, but at least 1 is due")
     if likelihood == "logistic_mixture" and image_channels != 3:
         raise UsageError(f"a logistic mixture is of 3 colours, not of {image_channels}")
     return numbers[likelihood]

@@ -105,8 +105,9 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Keep running statistics as they are: the second pass of a checkpoint must not count twice."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm, _, count in kept:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if count is None else count.clone()
     try:
         yield
     finally:

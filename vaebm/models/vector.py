@@ -1,27 +1,12 @@
 """VAEs with one vector of latents: what the small networks share."""
 
 from abc import abstractmethod
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from vaebm.distributions import DiagonalNormal
+from vaebm.distributions import DiagonalNormal, Likelihood
 from vaebm.models.base import VAE, Decoded, ElboTerms
-
-
-class Likelihood(Protocol):
-    """p(x|z): a distribution of images that is a map of noise."""
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean, shaped like an image."""
-
-    def sample(self, eps: Tensor) -> Tensor:
-        """The image for pixel noise eps."""
-
-    def log_prob(self, image: Tensor) -> Tensor:
-        """Log density in nats per pixel and colour, shaped like the image."""
 
 
 class VectorVAE(VAE):
