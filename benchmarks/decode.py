@@ -55,14 +55,24 @@ def convolution(
     image = torch.randn(batch, width_in, side, side, device=device)
     image = image.to(memory_format=torch.channels_last).requires_grad_()
     weight = torch.randn_like(conv(image.detach()))
-    return lambda: torch.autograd.grad(conv(image), image, weight)
+
+    def work() -> object:
+        state = image.clone()  # the operations counter cannot follow gradients to a leaf
+        return torch.autograd.grad(conv(state), state, weight)
+
+    return work
 
 
 def decoding(vae: NVAE, batch: int, device: torch.device) -> Callable[[], object]:
     """Forward and backward pass of `decode`, to the noise."""
     eps = torch.randn(batch, vae.noise_dim, device=device, requires_grad=True)
     weight = torch.randn(batch, *vae.image_shape, device=device)
-    return lambda: torch.autograd.grad(vae.decode(eps).image, eps, weight)
+
+    def work() -> object:
+        state = eps.clone()
+        return torch.autograd.grad(vae.decode(state).image, state, weight)
+
+    return work
 
 
 def measure(batch: int, groups: int, rounds: int, device: torch.device) -> dict[str, float]:
