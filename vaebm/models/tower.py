@@ -60,12 +60,10 @@ class Plan(NamedTuple):
         self, operators: Sequence[str], width_in: int, width_out: int, count: int, stride: int
     ) -> list[nn.Module]:
         """A cell that changes resolution, where the widths differ, and `count` ones after it."""
+        places = [(width_in, width_out, stride)] if width_in != width_out else []
+        places += [(width_out, width_out, 1)] * count
         gate = self.squeeze_excitation
-        change = [Cell(operators, width_in, width_out, stride, squeeze_excitation=gate)]
-        same = [
-            Cell(operators, width_out, width_out, squeeze_excitation=gate) for _ in range(count)
-        ]
-        return [*(change if width_in != width_out else []), *same]
+        return [Cell(operators, *place, squeeze_excitation=gate) for place in places]
 
     def run(self, cells: nn.Module, features: Tensor) -> Tensor:
         """Apply cells, without storing what is inside them if `recompute`."""
