@@ -400,6 +400,12 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
         load_nvae(tmp_path / "nothing.pt")
 
 
+def test_folder_is_refused_with_the_files_in_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.ckpt").touch()
+    with pytest.raises(UsageError, match=r"is a folder.*that folder has mine\.ckpt"):
+        load_nvae(tmp_path)
+
+
 def test_file_that_is_there_is_not_overwritten(published: Path, tmp_path: Path) -> None:
     output = tmp_path / "mine.ckpt"
     output.write_text("precious")

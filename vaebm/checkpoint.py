@@ -26,6 +26,8 @@ def load_data(path: str | Path, allowed: Sequence[type] = ()) -> Any:
         DataError: If the file is damaged or holds more than plain data.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"checkpoint {path} is a folder, but a file is due" + _neighbours(path))
     if not path.is_file():
         raise UsageError(f"checkpoint {path} does not exist" + _neighbours(path))
     mmap = zipfile.is_zipfile(path)  # files of torch before 1.6 cannot be mapped
@@ -87,7 +89,8 @@ def _class_paths(value: Any) -> Iterator[str]:
 
 
 def _neighbours(path: Path) -> str:
-    found = sorted(path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+    folder = path if path.is_dir() else path.parent
+    found = sorted(folder.glob("*.ckpt")) if folder.is_dir() else []
     return f"; that folder has {', '.join(p.name for p in found)}" if found else ""
 
 
