@@ -62,7 +62,7 @@ class VAEBMTrainer(Trainer):
             if value is not None and value < 1:
                 raise UsageError(f"--{name} is {value}, but at least 1 is due")
         if temperature <= 0 or recalibrations < 0:
-            raise UsageError("--temperature is above 0 and --recalibrations not below")
+            raise UsageError("--temperature must be above 0, and --recalibrations 0 or more")
         check_output(Path(output))
         model.load_state_dict(read_checkpoint(ckpt_path)["state_dict"])
         loop = SampleLoop(model, SampleOptions(seed, num_steps, mean, temperature, recalibrations))
