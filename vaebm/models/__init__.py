@@ -2,6 +2,8 @@
 
 from vaebm.models.base import VAE, Decoded, ElboTerms, Energy, NoiseDecoder, models
 from vaebm.models.conv import ConvEnergy, ConvVAE
+from vaebm.models.dense import DenseVAE
+from vaebm.models.energy import ResidualEnergy
 from vaebm.models.mlp import MLPVAE, MLPEnergy
 from vaebm.models.nvae import NVAE
 
@@ -12,9 +14,11 @@ __all__ = [
     "ConvEnergy",
     "ConvVAE",
     "Decoded",
+    "DenseVAE",
     "ElboTerms",
     "Energy",
     "MLPEnergy",
     "NoiseDecoder",
+    "ResidualEnergy",
     "models",
 ]

@@ -172,6 +172,39 @@ class VAE(NoiseDecoder):
         """
         raise UsageError(f"{type(self).__name__} offers no reconstructions (reconstruct)")
 
+    def joint_state(self, eps: Tensor) -> Tensor:
+        """The latents and the image that noise stands for, as one state of a chain on both.
+
+        Args:
+            eps: Noise, ``(B, D)``.
+
+        Returns:
+            (z, x), ``(B, D)``: the groups in the order of `noise_shapes`, then x before `clamp`.
+
+        Raises:
+            UsageError: If this VAE offers none, or p(x|z) has no density.
+        """
+        raise UsageError(f"{type(self).__name__} offers no chains on (z, x) (joint_state)")
+
+    def decode_joint(self, state: Tensor) -> Decoded:
+        """What the decoder makes of given latents and image.
+
+        Args:
+            state: (z, x), ``(B, D)``, as `joint_state` gives it.
+
+        Returns:
+            The image that x stands for, the decoder's mean at z, and log p(z) + log p(x|z) of the
+            values as they are: the density of (z, x) itself.
+
+        Raises:
+            UsageError: If this VAE offers none, or p(x|z) has no density.
+        """
+        raise UsageError(f"{type(self).__name__} offers no chains on (z, x) (decode_joint)")
+
+    def clamp(self, x: Tensor) -> Tensor:
+        """The image that any real values stand for: in [0, 1]; points stay as they are."""
+        return x.clamp(0, 1) if len(self.image_shape) > 1 else x
+
     def penalty(self) -> Tensor:
         """A scalar that keeps the networks smooth; 0 for a VAE that has none."""
         return next(self.parameters()).new_zeros(())
@@ -194,6 +227,18 @@ class Energy(Configurable, nn.Module, ABC):
     @abstractmethod
     def penalty(self) -> Tensor:
         """A scalar that keeps the network smooth, e.g. the sum of its layers' spectral norms."""
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether `initialise` is due before training; False for a network that has none."""
+        return False
+
+    def initialise(self, image: Tensor) -> None:
+        """Set the first weights by data, where `needs_data` says so.
+
+        Args:
+            image: Training images, ``(B, C, H, W)`` in [0, 1]; toys ``(B, 2)``.
+        """
 
 
 models: Registry[nn.Module] = Registry("vaebm.models", nn.Module)

@@ -95,11 +95,25 @@ class ConvEnergy(Energy):
         image_channels: Colours of an image.
         channels: Width at full resolution; doubled at half resolution and kept below.
         num_scales: Resolutions, each half the one before.
+        patch_size: Side of the squares of pixels that become the channels of one position; 2 makes
+            the network four times cheaper.
+
+    Raises:
+        UsageError: If `patch_size` is not positive.
     """
 
-    def __init__(self, image_channels: int = 1, channels: int = 32, num_scales: int = 2) -> None:
+    def __init__(
+        self,
+        image_channels: int = 1,
+        channels: int = 32,
+        num_scales: int = 2,
+        patch_size: int = 1,
+    ) -> None:
         super().__init__()
-        blocks: list[nn.Module] = [nn.Conv2d(image_channels, channels, 3, padding=1)]
+        if patch_size < 1:
+            raise UsageError(f"patch_size is {patch_size}, but at least 1 is due")
+        blocks: list[nn.Module] = [nn.PixelUnshuffle(patch_size)] if patch_size > 1 else []
+        blocks.append(nn.Conv2d(image_channels * patch_size**2, channels, 3, padding=1))
         width = channels
         for scale in range(num_scales):
             pool = [nn.AvgPool2d(2)] if scale else []

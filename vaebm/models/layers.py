@@ -131,6 +131,20 @@ def cached_weights(*modules: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Switch off the gradients of a module's parameters and its training mode for a while."""
+    training = module.training
+    required = [p for p in module.parameters() if p.requires_grad]
+    module.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.train(training)
+        for parameter in required:
+            parameter.requires_grad_(True)
+
+
 class SpectralPenalty(nn.Module):
     """Sum of the largest singular values of a network's layers, by power iteration.
 
