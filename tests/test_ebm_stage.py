@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tests.toys import LinearVAE, QuadraticEnergy
 from tests.training import BATCHES, ebm_stage, same_weights, saver, small_trainer, toy_data
-from vaebm.ebm_stage import EBMStage, frozen
+from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError
 from vaebm.models import MLPVAE, MLPEnergy
+from vaebm.models.layers import frozen
 from vaebm.noise import generator_for
 from vaebm.samplers import LangevinSampler, ReplayBuffer
 from vaebm.spaces import DataSpace, NoiseSpace
@@ -53,7 +54,7 @@ def mean_gradient(stage: EBMStage, images: Tensor) -> Tensor:
 
 def test_gradient_is_that_of_the_data_minus_that_of_the_model(linear: EBMStage) -> None:
     x_data = torch.randn(8, 3)
-    x_model, _ = linear.negatives(8, linear.training_generator())
+    x_model, *_ = linear.negatives(8, linear.training_generator())
     linear.training_step(x_data, 0).backward()
     found = torch.stack([p.grad for p in linear.energy.parameters()])  # type: ignore[misc]
     expected = mean_gradient(linear, x_data) - mean_gradient(linear, x_model)
@@ -145,9 +146,9 @@ def test_negatives_differ_by_rank_and_step(
     linear: EBMStage, monkeypatch: pytest.MonkeyPatch, other: dict[str, int]
 ) -> None:
     place(monkeypatch)
-    first, _ = linear.negatives(8, linear.training_generator())
+    first, *_ = linear.negatives(8, linear.training_generator())
     place(monkeypatch, **other)
-    second, _ = linear.negatives(8, linear.training_generator())
+    second, *_ = linear.negatives(8, linear.training_generator())
     assert not torch.isclose(first, second).any()
 
 
@@ -155,17 +156,17 @@ def test_negatives_are_equal_for_equal_seed_rank_and_step(
     linear: EBMStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place(monkeypatch, rank=1, step=7)
-    first, _ = linear.negatives(8, linear.training_generator())
+    first, *_ = linear.negatives(8, linear.training_generator())
     torch.manual_seed(1)
-    second, _ = linear.negatives(8, linear.training_generator())
+    second, *_ = linear.negatives(8, linear.training_generator())
     assert torch.equal(first, second)
 
 
 def test_negatives_start_from_the_replay_buffer(linear: EBMStage) -> None:
     linear.replay = ReplayBuffer(capacity=8, reuse_prob=1.0, ramp_steps=0)
     linear.sampler = LangevinSampler(1, step_size=1e-12)  # chains stay where they start
-    first, _ = linear.negatives(8, generator_for(0))
-    second, _ = linear.negatives(8, generator_for(1))
+    first, *_ = linear.negatives(8, generator_for(0))
+    second, *_ = linear.negatives(8, generator_for(1))
     assert torch.allclose(first.sort(0).values, second.sort(0).values, atol=1e-4)
 
 
@@ -343,8 +344,8 @@ def test_two_processes_resume_as_if_uninterrupted(ranks: Path, rank: int) -> Non
 
 
 def test_noise_differs_between_accumulated_batches_of_one_step(linear: EBMStage) -> None:
-    first, _ = linear.negatives(8, linear.training_generator(0))
-    second, _ = linear.negatives(8, linear.training_generator(1))
+    first, *_ = linear.negatives(8, linear.training_generator(0))
+    second, *_ = linear.negatives(8, linear.training_generator(1))
     assert not torch.equal(first, second)
 
 

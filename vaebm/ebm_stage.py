@@ -1,19 +1,20 @@
 """Stage 2: train an energy on top of a frozen VAE."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, Self
+from collections.abc import Iterable
+from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch import Callback
 from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 
+from vaebm.adam_bound import bound_gradients
 from vaebm.chain_checkpoint import ChainCheckpoint
 from vaebm.checkpoint import load_vae
 from vaebm.distributions import at_least_float32
 from vaebm.errors import UsageError
 from vaebm.models.base import VAE, Energy
-from vaebm.models.layers import cached_weights
+from vaebm.models.layers import cached_weights, frozen
 from vaebm.samplers.base import Sampler, StepInfo
 from vaebm.samplers.replay import ReplayBuffer
 from vaebm.spaces import Space, prior_noise
@@ -40,11 +41,19 @@ class EBMStage(Stage):
         betas: Decay rates of Adam's two moments; the published β₁ is 0.99.
         weight_decay: L2 penalty added to the gradient.
         spectral_weight: Weight of the energy's spectral penalty; 0.2 for CIFAR-10.
-        magnitude_weight: Weight of mean E(x_data)² + E(x_model)²; a small one prevents divergence.
+        magnitude_weight: Weight of mean E(x_data)² + E(x_model)², which bounds the energies.
+        offset_weight: Weight of ¼ (mean E(x_data) + mean E(x_model))². The model does not depend on
+            the constant of E and nothing else holds it: left alone it runs away, with weights that
+            grow and chains that follow. 0.01 prevents that and changes no gap.
+        contrast: Compare the energies of the data with those of chain ends as ``sample``, or as
+            decoder ``mean``, not clamped, as published for all image sets but CIFAR-10.
+        gradient_bound: Bound each gradient element by Adam's own state; see `bound_gradients`.
+        data_init_batches: Batches that initialise the energy, if it is new and takes its first
+            scales from data (`ResidualEnergy`); 0 leaves it as it is.
         seed: Seed of the noise; None takes the run's ``seed_everything``.
 
     Raises:
-        UsageError: If no VAE is given.
+        UsageError: If no VAE is given, or an argument makes no sense.
 
     References:
         VAEBM (Xiao, Kreis, Kautz, Vahdat, 2021), section 3.
@@ -65,6 +74,10 @@ class EBMStage(Stage):
         weight_decay: float = 3e-5,
         spectral_weight: float = 0.2,
         magnitude_weight: float = 0.0,
+        offset_weight: float = 0.0,
+        contrast: Literal["sample", "mean"] = "sample",
+        gradient_bound: bool = True,
+        data_init_batches: int = 5,
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -76,6 +89,10 @@ class EBMStage(Stage):
             )
         if replay is not None and not sampler.uses_start:
             raise UsageError(f"{type(sampler).__name__} ignores where a chain starts: no replay")
+        if contrast not in ("sample", "mean"):
+            raise UsageError(f"contrast is {contrast!r}, but 'sample' or 'mean' is due")
+        if min(spectral_weight, magnitude_weight, offset_weight, data_init_batches) < 0:
+            raise UsageError("weights of penalties and data_init_batches must not be negative")
         self.energy = energy
         self.sampler = sampler
         self.space = space
@@ -84,6 +101,10 @@ class EBMStage(Stage):
         self.vae.eval()
         self.spectral_weight = spectral_weight
         self.magnitude_weight = magnitude_weight
+        self.offset_weight = offset_weight
+        self.contrast = contrast
+        self.gradient_bound = gradient_bound
+        self.data_init_batches = data_init_batches
         self.init_args["vae"] = self.vae  # stored as data: the checkpoint stands alone
         self.store_hyperparameters()
 
@@ -104,8 +125,15 @@ class EBMStage(Stage):
 
     @torch.no_grad()
     def setup(self, stage: str) -> None:
-        """Try the energy on one image, before a network for other images fails in a chain."""
+        """Try the energy on one image, then initialise a new one by data."""
         super().setup(stage)
+        self._try_energy()
+        resumes = self.trainer.ckpt_path is not None
+        if stage == "fit" and self.data_init_batches and self.energy.needs_data and not resumes:
+            self.energy.initialise(self.first_images(self.data_init_batches))
+
+    def _try_energy(self) -> None:
+        """Refuse an energy for other images before it fails in a chain."""
         shape = self.vae.image_shape
         try:
             with frozen(self.energy):
@@ -125,7 +153,7 @@ class EBMStage(Stage):
         return [ChainCheckpoint(self.replay)] if self.replay is not None else []
 
     @torch.no_grad()
-    def negatives(self, batch_size: int, generator: Generator) -> tuple[Tensor, StepInfo]:
+    def negatives(self, batch_size: int, generator: Generator) -> tuple[Tensor, Tensor, StepInfo]:
         """Draw x_model for the contrast by the training chains.
 
         Args:
@@ -133,19 +161,21 @@ class EBMStage(Stage):
             generator: Source of the noise.
 
         Returns:
-            Images ``(B, C, H, W)`` or points ``(B, 2)``, and the chain's infos ``(K, B)``.
+            Images ``(B, C, H, W)`` or points ``(B, 2)``, the chains' ends ``(B, D)`` and their
+            infos ``(K, B)``.
         """
         start = self.space.start(self.vae, batch_size, generator=generator)
         if self.replay is not None:
             start = self.replay.mix(start, self.global_step, generator=generator)
-        state, info = self._run(start, generator)
+        state, info = self.run_chains(start, generator)
         if self.replay is not None:
             self.replay.push(state)
-        return self.space.image(self.vae, state), info
+        return self.space.image(self.vae, state, mean=self.contrast == "mean"), state, info
 
-    def _run(
+    def run_chains(
         self, start: Tensor, generator: Generator | None, num_steps: int | None = None
     ) -> tuple[Tensor, StepInfo]:
+        """Move chains from ``(B, D)``: their ends ``(B, D)`` and infos ``(K, B)``."""
         potential = self.space.potential(self.vae, self.energy)
         # Weights do not change during a chain: their parametrizations are computed once.
         with frozen(self.energy), cached_weights(self.vae, self.energy):
@@ -154,38 +184,56 @@ class EBMStage(Stage):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The contrastive loss with its penalties."""
         x_data = self.images_of(batch)
-        x_model, info = self.negatives(len(x_data), self.training_generator(batch_idx))
+        x_model, state, info = self.negatives(len(x_data), self.training_generator(batch_idx))
         energy_data, energy_model = self.energies(torch.cat([x_data, x_model])).chunk(2)
         energy_gap = energy_data.mean() - energy_model.mean()
         penalty = self.penalty(energy_data, energy_model)
         loss: Tensor = energy_gap + penalty
         self.require_finite(loss, x_data)
-        self._log_step(energy_data.mean(), energy_model.mean(), penalty, info)
+        self._log_energies(energy_data, energy_model, penalty)
+        self._log_chains(state, info)
         return loss
 
     def penalty(self, energy_data: Tensor, energy_model: Tensor) -> Tensor:
-        """Weighted sum of the spectral and the magnitude penalty; zero weights cost nothing."""
+        """Weighted sum of the penalties; zero weights cost nothing."""
         total = energy_data.new_zeros(())
         if self.spectral_weight:
             total = total + self.spectral_weight * self.energy.penalty()
         if self.magnitude_weight:
             magnitude = energy_data.square().mean() + energy_model.square().mean()
             total = total + self.magnitude_weight * magnitude
+        if self.offset_weight:
+            offset = 0.5 * (energy_data.mean() + energy_model.mean())
+            total = total + self.offset_weight * offset.square()
         return total
 
-    def _log_step(
-        self, energy_data: Tensor, energy_model: Tensor, penalty: Tensor, info: StepInfo
-    ) -> None:
-        self.log("train/energy_gap", energy_data - energy_model, prog_bar=True)
-        values = {
-            "energy_data": energy_data,
-            "energy_model": energy_model,
-            "penalty": penalty,
-            "grad_norm": info.grad_norm.mean(),
-        }
-        if info.accept_prob is not None:
-            values["accept_prob"] = info.accept_prob.mean()
+    def _log_energies(self, energy_data: Tensor, energy_model: Tensor, penalty: Tensor) -> None:
+        data, model = energy_data.mean(), energy_model.mean()
+        self.log("train/energy_gap", data - model, prog_bar=True)
+        magnitude = 0.5 * (energy_data.abs().mean() + energy_model.abs().mean())
+        values = {"data": data, "model": model, "magnitude": magnitude}
+        self.log_dict({f"train/energy_{name}": value for name, value in values.items()})
+        self.log("train/penalty", penalty)
+
+    def _log_chains(self, state: Tensor, info: StepInfo) -> None:
+        """The signs of a divergence that come first; `DivergenceGuard` watches them."""
+        # Pixel noise is most of ε and hardly moves: the latents show where chains run away to.
+        state = state[:, : self.vae.latent_dim] if self.space.includes_vae else state
+        values = {"grad_norm": info.grad_norm.mean(), "state_square": state.square().mean()}
+        if info.accept_prob is not None and len(info.accept_prob) > 1:
+            values["accept_prob"] = info.accept_prob.nanmean()
         self.log_dict({f"train/{name}": value for name, value in values.items()})
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Bound the gradient by Adam's state, then clip it if the trainer says so."""
+        if self.gradient_bound:
+            bound_gradients(optimizer)
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the energy of held-out images, and the gap to fresh chains on the first batch."""
@@ -237,7 +285,7 @@ class EBMStage(Stage):
         if temperature != 1:
             raise UsageError("a temperature is for samples of the VAE, i.e. of stage 1")
         start = self.space.start(self.vae, num_samples, generator=generator)
-        state, _ = self._run(start, generator, num_steps)
+        state, _ = self.run_chains(start, generator, num_steps)
         return self.space.image(self.vae, state, mean=mean)
 
     @torch.no_grad()
@@ -248,17 +296,3 @@ class EBMStage(Stage):
         vae = self.vae.decode(prior_noise(self.vae, num_samples, generator=generator)).image
         model = self.sample(num_samples, generator=generator, num_steps=num_steps)
         return {"VAE": vae, self.title: model}
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Switch off the gradients of a module's parameters and its training mode for a while."""
-    training = module.training
-    required = [p for p in module.parameters() if p.requires_grad]
-    module.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        module.train(training)
-        for parameter in required:
-            parameter.requires_grad_(True)

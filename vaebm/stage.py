@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import partial
+from itertools import islice
 from math import cos, pi
 from typing import Any
 
@@ -151,6 +152,21 @@ class Stage(Configurable, LightningModule, ABC):
             raise UsageError(
                 f"precision {self.trainer.precision} would round the chains: use bf16-mixed"
             )
+
+    def first_images(self, batches: int) -> Tensor:
+        """Training images of some batches, before Lightning makes its loaders.
+
+        Raises:
+            UsageError: If there is no datamodule to take them from.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise UsageError(
+                f"{type(self).__name__} initialises a network by data of a LightningDataModule: "
+                "train with one, or set data_init_batches to 0"
+            )
+        images = [self.images_of(batch) for batch in islice(data.train_dataloader(), batches)]
+        return torch.cat(images).to(self.device)
 
     def elbo_terms(self, image: Tensor, generator: Generator) -> ElboTerms:
         """The evidence lower bound of images with posterior noise from a generator."""

@@ -22,11 +22,13 @@ class Chain(NamedTuple):
         state: Positions, ``(B, D)``, float32 or wider.
         potential: U at `state`, ``(B,)``, where the kernel knows it already.
         grad: ∂U/∂state at `state`, ``(B, D)``, where the kernel knows it already.
+        before: Where it stood a step ago, for kernels that compare the two; goes back no further.
     """
 
     state: Tensor
     potential: Tensor | None = None
     grad: Tensor | None = None
+    before: "Chain | None" = None
 
 
 class StepInfo(NamedTuple):
@@ -36,7 +38,9 @@ class StepInfo(NamedTuple):
         potential: U where the kernel evaluated it last, ``(B,)``: Langevin dynamics at the start
             of the step, resampling at its end.
         grad_norm: ‖∂U/∂state‖ there, ``(B,)``; zero for kernels without gradient.
-        accept_prob: Probability with which the move was accepted, ``(B,)``, if there was a test.
+        accept_prob: Probability with which a Metropolis test accepted the move, ``(B,)``. Kernels
+            without a test may tell what it would have said of the move before this one, which
+            costs nothing; NaN at a chain's first step.
     """
 
     potential: Tensor

@@ -93,6 +93,10 @@ class ReplayBuffer(Configurable):
         self._next = (self._next + len(state)) % self.capacity
         self._size = min(self._size + len(state), self.capacity)
 
+    def clear(self) -> None:
+        """Forget all chains; those to come start afresh."""
+        self._next = self._size = 0
+
     def state_dict(self) -> dict[str, Tensor | int]:
         """The stored chains and where the ring stands, as tensors and integers."""
         ring = torch.empty(0, 0) if self._ring is None else self._ring[: self._size].clone()
