@@ -79,9 +79,9 @@ def test_potential_of_a_chain_does_not_depend_on_the_others(
 def test_potential_gradient_agrees_with_finite_differences(
     space: Space, energy: QuadraticEnergy
 ) -> None:
-    vae = MLPVAE(latent_dim=3, width=8, depth=1).double().requires_grad_(False)
+    vae = MLPVAE(latent_dim=3, width=8, depth=1).requires_grad_(False)
     start = space.start(vae, B, generator=generator_for(0)).double()
-    potential = space.potential(vae, energy.double())
+    potential = space.potential(vae.double(), energy.double())
     _, grad = value_and_grad(potential, start)
     step = 1e-5 * torch.eye(start.shape[1], dtype=torch.float64)
     columns = [(potential(start + h) - potential(start - h)) / 2e-5 for h in step]

@@ -59,6 +59,18 @@ class LinearVAE(VAE):
         log_joint = prior.log_prob(z).sum(1) + likelihood.log_prob(image).sum(1)
         return Decoded(image, likelihood.mean, log_joint)
 
+    def joint_state(self, eps: Tensor) -> Tensor:
+        """(z, x) of noise."""
+        z, eps_x = self.split(eps)
+        return torch.cat([z, self.likelihood(z).sample(eps_x)], dim=1)
+
+    def decode_joint(self, state: Tensor) -> Decoded:
+        """Decode given latents."""
+        z, x = self.split(state)
+        likelihood = self.likelihood(z)
+        log_pz = DiagonalNormal.standard(z).log_prob(z).sum(1)
+        return Decoded(x, likelihood.mean, log_pz + likelihood.log_prob(x).sum(1))
+
     def elbo(self, image: Tensor, *, noise: Tensor | None = None) -> ElboTerms:
         """The evidence lower bound."""
         posterior = self.posterior(image)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vaebm.errors import UsageError
+
 LOG_2PI = math.log(2 * math.pi)
 UNIFORM_MARGIN = 1e-5  # keeps logit(u) finite, as in the published sampler
 
@@ -279,3 +281,17 @@ class LogisticMixturePixels(NamedTuple):
     def floored(self) -> Self:
         """Itself: its scales are bounded already."""
         return self
+
+
+def density_of(likelihood: Likelihood) -> DiagonalNormal:
+    """p(x|z) as a density of the image's own values, which are not clamped.
+
+    Raises:
+        UsageError: If p(x|z) is not Gaussian.
+    """
+    if isinstance(likelihood, DiagonalNormal):
+        return likelihood
+    if isinstance(likelihood, GaussianPixels):
+        return DiagonalNormal(likelihood.mean, likelihood.normal.scale / 2)
+    kind = type(likelihood).__name__
+    raise UsageError(f"JointSpace needs a Gaussian p(x|z), but this VAE has {kind}: use NoiseSpace")

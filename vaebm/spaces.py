@@ -116,6 +116,36 @@ class NoiseSpace(Space):
 
 
 @spaces.register
+class JointSpace(Space):
+    """Chains on (z, x) itself: U(z, x) = E(x) − log p(z) − log p(x|z) (Appendix B.1).
+
+    For comparison only. The model is that of `NoiseSpace`, but each latent group and pixel has a
+    scale of its own here: a step size that the narrowest can bear hardly moves the wide ones.
+    Chains start from the prior's (z, x). As in T(ε), E sees x clamped to [0, 1]; the rest of U
+    does not, so that pixels come back. p(x|z) must be Gaussian.
+    """
+
+    def start(self, vae: VAE, batch_size: int, *, generator: Generator | None) -> Tensor:
+        """Draw (z, x) from the VAE."""
+        return vae.joint_state(prior_noise(vae, batch_size, generator=generator))
+
+    def potential(self, vae: VAE, energy: Energy) -> Potential:
+        """U(z, x)."""
+
+        def joint(state: Tensor) -> Tensor:
+            decoded = vae.decode_joint(state)
+            value: Tensor = energy(decoded.image) - decoded.log_joint
+            return value
+
+        return joint
+
+    def image(self, vae: VAE, state: Tensor, *, mean: bool = False) -> Tensor:
+        """The image that x stands for, or the decoder's mean at z."""
+        decoded = vae.decode_joint(state)
+        return decoded.mean if mean else decoded.image
+
+
+@spaces.register
 class DataSpace(Space):
     """Chains on the image itself, U(x) = E(x): the paper's baselines "EBM on x" (Table 4).
 

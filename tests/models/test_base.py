@@ -7,7 +7,8 @@ import torch
 from torch import Size, Tensor
 
 from tests.toys import LinearVAE
-from vaebm.models import Decoded, ElboTerms, NoiseDecoder
+from vaebm.errors import UsageError
+from vaebm.models import VAE, Decoded, ElboTerms, NoiseDecoder
 
 
 class Grouped(NoiseDecoder):
@@ -63,6 +64,27 @@ def test_split_parts_share_storage_with_the_noise(grouped: Grouped) -> None:
 def test_split_refuses_noise_of_another_shape(grouped: Grouped, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\(B, 17\) is due"):
         grouped.split(torch.zeros(shape))
+
+
+class Bare(Grouped, VAE):
+    """A VAE that offers nothing but what it must."""
+
+    def elbo(self, image: Tensor, *, noise: Tensor | None = None) -> ElboTerms:
+        return ElboTerms(image.flatten(1).sum(1), image.flatten(1))
+
+
+@pytest.mark.parametrize("method", ["log_weight", "reconstruct", "joint_state", "decode_joint"])
+def test_what_a_vae_does_not_offer_is_refused_by_name(method: str) -> None:
+    with pytest.raises(UsageError, match=rf"Bare offers no .*\({method}\)"):
+        getattr(Bare(), method)(torch.zeros(1, 17))
+
+
+def test_clamp_keeps_images_in_the_unit_interval() -> None:
+    assert Bare().clamp(torch.tensor([-1.0, 0.25, 3.0])).tolist() == [0.0, 0.25, 1.0]
+
+
+def test_clamp_leaves_points_alone(linear_vae: LinearVAE) -> None:
+    assert linear_vae.clamp(torch.tensor([-1.0, 0.25, 3.0])).tolist() == [-1.0, 0.25, 3.0]
 
 
 def test_elbo_is_log_px_minus_the_sum_of_all_groups() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vaebm.distributions import DiagonalNormal, PixelLikelihood
+from vaebm.distributions import DiagonalNormal, PixelLikelihood, density_of
 from vaebm.errors import UsageError
 from vaebm.models.base import VAE, Decoded, ElboTerms, models
 from vaebm.models.cells import operators_of
@@ -199,6 +199,26 @@ class NVAE(VAE):
         image = generated.likelihood.sample(self.split(eps)[-1])
         log_px = generated.likelihood.floored().log_prob(image).flatten(1).sum(1)
         return Decoded(image, generated.likelihood.mean, generated.log_pz + log_px)
+
+    def joint_state(self, eps: Tensor) -> Tensor:
+        """(z, x) of noise; see `VAE.joint_state`."""
+        z, _, likelihood = self.generate(eps)
+        x = density_of(likelihood).sample(self.split(eps)[-1])
+        return torch.cat([part.flatten(1) for part in (*z, x)], dim=1)
+
+    def decode_joint(self, state: Tensor) -> Decoded:
+        """Decode given latents; see `VAE.decode_joint`. No pixel scale is bounded."""
+        *z, x = self.split(state)
+        log_p = []
+
+        def draw(group: int, features: Tensor, raw_prior: Tensor) -> Tensor:
+            log_p.append(DiagonalNormal.from_raw(raw_prior).log_prob(z[group]).flatten(1).sum(1))
+            return z[group]
+
+        raw = self.generator(len(state), draw)
+        density = density_of(pixels_of(self.likelihood, self.num_x_bits, raw))
+        log_p.append(density.log_prob(x).flatten(1).sum(1))
+        return Decoded(self.clamp(x), density.mean, torch.stack(log_p).sum(0))
 
     def infer(self, image: Tensor, *, noise: Tensor | None = None) -> Inferred:
         """Latents of the posterior and the pixel distribution that they give.

@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from vaebm.distributions import DiagonalNormal, Likelihood
+from vaebm.distributions import DiagonalNormal, Likelihood, density_of
 from vaebm.models.base import VAE, Decoded, ElboTerms
 
 
@@ -57,3 +57,16 @@ class VectorVAE(VAE):
         posterior = self.posterior(image)
         z = posterior.sample(torch.randn_like(posterior.mean) if noise is None else noise)
         return self.likelihood(z).mean
+
+    def joint_state(self, eps: Tensor) -> Tensor:
+        """(z, x) of noise; see `VAE.joint_state`."""
+        z, eps_x = self.split(eps)
+        return torch.cat([z, density_of(self.likelihood(z)).sample(eps_x).flatten(1)], dim=1)
+
+    def decode_joint(self, state: Tensor) -> Decoded:
+        """Decode given latents; see `VAE.decode_joint`."""
+        z, x = self.split(state)
+        density = density_of(self.likelihood(z))
+        log_pz = DiagonalNormal.standard(z).log_prob(z).sum(1)
+        log_px = density.log_prob(x).flatten(1).sum(1)
+        return Decoded(self.clamp(x), density.mean, log_pz + log_px)
