@@ -268,6 +268,61 @@ def test_single_png_holds_the_bytes_of_its_sample(digits: Path) -> None:
         assert np.array_equal(np.asarray(image), samples(str(digits))[3, ..., 0])
 
 
+@pytest.fixture
+def means(digits: Path, vaebm: Run) -> Callable[..., np.ndarray]:
+    """Draws the means of the seven digits with some options, one PNG each; gives the bytes."""
+
+    def run(output: str, *options: object) -> np.ndarray:
+        result = vaebm("sample", "--ckpt_path", "digits.ckpt", "--num_samples", 7, "--output",
+                       output, "--mean", "true", "--individual", "true", *options)  # fmt: skip
+        assert result.code == 0, result.err
+        return samples(output)
+
+    return run
+
+
+def test_stretched_samples_span_all_bytes(means: Callable[..., np.ndarray]) -> None:
+    images = means("stretched", "--stretch", "true")
+    assert (images.shape, images.dtype) == ((7, 8, 8, 1), np.uint8)
+    assert (images.min((1, 2, 3)) == 0).all()
+    assert (images.max((1, 2, 3)) == 255).all()
+
+
+def test_samples_are_not_stretched_unless_asked(means: Callable[..., np.ndarray]) -> None:
+    plain = means("plain")
+    assert (np.ptp(plain, axis=(1, 2, 3)) < 255).all()
+    assert np.array_equal(plain, means("false", "--stretch", "false"))
+
+
+def test_stretched_samples_are_the_plain_ones_up_to_contrast(
+    means: Callable[..., np.ndarray],
+) -> None:
+    plain, stretched = (means("a").reshape(7, -1), means("b", "--stretch", "true").reshape(7, -1))
+    for before, after in zip(plain.astype(float), stretched, strict=True):
+        low, high = before.min(), before.max()
+        # Rounding the plain ones to bytes costs up to half a byte at each end and in between.
+        np.testing.assert_allclose(
+            after, 255 * (before - low) / (high - low), atol=300 / np.ptp(before)
+        )
+
+
+def test_stretched_samples_are_those_of_all_files(means: Callable[..., np.ndarray]) -> None:
+    images = means("out2", "--stretch", "true")
+    for number, image in enumerate(images):
+        with Image.open(f"out2/{number:06d}.png") as single:
+            assert np.array_equal(np.asarray(single), image[..., 0])
+    with Image.open("out2/grid.png") as grid:  # a gap of 2 white pixels on each side
+        assert np.array_equal(np.asarray(grid)[2:10, 2:10], images[0].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize("stage", ["vae", "ebm"])
+def test_points_cannot_be_stretched(vaebm: Run, stage: str) -> None:
+    result = vaebm("sample", "--ckpt_path", getattr(trained(), stage), "--stretch", "true")
+    assert (result.code, len(result.errors)) == (2, 1)
+    assert "--stretch is for images" in result.errors[0]
+    assert not Path("samples").exists()
+
+
 # Settings: checkpoint < config < option
 
 

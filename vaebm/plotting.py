@@ -23,6 +23,16 @@ def to_uint8(images: Tensor) -> Pixels:
     return scaled.movedim(1, -1).numpy()
 
 
+def stretched(images: Tensor) -> Tensor:
+    """Each image's lowest value to 0 and highest to 1, over all its colours and pixels.
+
+    Args:
+        images: Images, ``(N, C, H, W)``, of any range; one without contrast becomes 0.
+    """
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return (images - low) / (high - low).clamp(min=1e-5)
+
+
 def tile(images: Pixels, columns: int | None = None, gap: int = 1) -> Pixels:
     """Lay images out in rows.
 

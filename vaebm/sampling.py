@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vaebm.errors import UsageError
 from vaebm.noise import RowGenerators
-from vaebm.plotting import draw, save, tile, to_uint8
+from vaebm.plotting import draw, save, stretched, tile, to_uint8
 from vaebm.stage import Stage
 
 
@@ -88,7 +88,9 @@ def check_output(output: Path) -> None:
             return
 
 
-def write_samples(samples: Tensor, output: Path, stage: Stage, *, individual: bool) -> None:
+def write_samples(
+    samples: Tensor, output: Path, stage: Stage, *, individual: bool, stretch: bool
+) -> None:
     """Write samples.npz, grid.png and, if asked for, one PNG a sample.
 
     Args:
@@ -96,13 +98,14 @@ def write_samples(samples: Tensor, output: Path, stage: Stage, *, individual: bo
         output: Folder to write to.
         stage: The model they come from.
         individual: Write one PNG a sample; images only.
+        stretch: Stretch each image to the whole range of bytes; images only.
     """
     output.mkdir(parents=True, exist_ok=True)
     if samples.ndim == 2:
         arrays: NDArray[Any] = samples.numpy()
         save(draw({stage.title: samples}, getattr(stage, "energy", None)), output / "grid.png")
     else:
-        arrays = to_uint8(samples)
+        arrays = to_uint8(stretched(samples) if stretch else samples)
         Image.fromarray(tile(arrays[:64], gap=2)).save(output / "grid.png")
         if individual:
             for number, image in enumerate(arrays):

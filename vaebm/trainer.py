@@ -29,6 +29,7 @@ class VAEBMTrainer(Trainer):
         temperature: float = 1.0,
         recalibrations: int = 0,
         individual: bool = False,
+        stretch: bool = False,
     ) -> None:
         """Draw samples from a checkpoint of either stage and write them to a folder.
 
@@ -51,6 +52,8 @@ class VAEBMTrainer(Trainer):
             recalibrations: Passes of 16 samples that renew the batch-norm statistics first, as NVAE
                 does before sampling at a low temperature (500); stage 1 only.
             individual: Also write one PNG a sample.
+            stretch: Stretch each image from black to white, lowest to highest value of all its
+                colours, as the published code does with its means; images only.
 
         Raises:
             UsageError: If an argument makes no sense.
@@ -63,6 +66,8 @@ class VAEBMTrainer(Trainer):
                 raise UsageError(f"--{name} is {value}, but at least 1 is due")
         if temperature <= 0 or recalibrations < 0:
             raise UsageError("--temperature must be above 0, and --recalibrations 0 or more")
+        if stretch and len(model.vae.image_shape) == 1:
+            raise UsageError("--stretch is for images, but this model draws points")
         check_output(Path(output))
         model.load_state_dict(read_checkpoint(ckpt_path)["state_dict"])
         loop = SampleLoop(model, SampleOptions(seed, num_steps, mean, temperature, recalibrations))
@@ -72,5 +77,5 @@ class VAEBMTrainer(Trainer):
         )
         samples = gather(self.predict(loop, loader))  # type: ignore[arg-type]
         if self.is_global_zero:
-            write_samples(samples, Path(output), model, individual=individual)
+            write_samples(samples, Path(output), model, individual=individual, stretch=stretch)
             print(f"{num_samples} samples: {Path(output) / 'samples.npz'}, grid.png")
