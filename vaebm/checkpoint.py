@@ -66,7 +66,7 @@ def _checked(content: Any, path: Path) -> dict[str, Any]:
     """The content of a file, if it is a checkpoint whose classes are all there."""
     parts: dict[str, Any] = content if isinstance(content, dict) else {}
     if not all(isinstance(parts.get(key), dict) for key in ("state_dict", "hyper_parameters")):
-        published = isinstance(parts.get("args"), Namespace)
+        published = isinstance(parts.get("args"), Namespace) or isinstance(parts.get("model"), dict)
         hint = "; `vaebm convert` makes one of it" if published else ""
         raise DataError(
             f"{path} is no checkpoint of vaebm: state_dict or hyper_parameters missing{hint}"

@@ -20,7 +20,7 @@ COMMANDS = {
     "test": "Evaluate a checkpoint on the test data: a table, metrics.json and pictures.",
     "predict": "Compute ELBO and energy of every test image, to predictions.npz.",
     "sample": "Draw samples from a checkpoint, to samples.npz and grid.png.",
-    "convert": "Turn a published NVAE checkpoint into a stage-1 checkpoint.",
+    "convert": "Turn a published NVAE or energy network into a checkpoint of stage 1 or 2.",
     "list": "Show the samplers, spaces, models, datamodules and configs there are.",
 }
 
@@ -38,8 +38,9 @@ A training:
   vaebm fit --config gaussians25_ebm.yaml --model.vae_checkpoint VAE.ckpt
   vaebm sample --ckpt_path EBM.ckpt --num_samples 1000 --output samples
 
-A published NVAE:
-  vaebm convert checkpoint.pt --output nvae.ckpt"""
+A published NVAE, and an energy network on top of it:
+  vaebm convert checkpoint.pt --output nvae.ckpt
+  vaebm convert EBM.pth --vae_checkpoint nvae.ckpt --output ebm.ckpt"""
 
 KINDS = ("samplers", "spaces", "models", "datamodules")
 
@@ -105,12 +106,18 @@ class OneLineParser(ArgumentParser):
 def run_convert(args: list[str]) -> None:
     """Run `vaebm convert`."""
     parser = OneLineParser("vaebm convert", description=COMMANDS["convert"], allow_abbrev=False)
-    parser.add_argument("checkpoint", help="a file that NVAE's training wrote, e.g. checkpoint.pt")
+    parser.add_argument(
+        "checkpoint", help="a file that NVAE's or VAEBM's training wrote, e.g. checkpoint.pt"
+    )
     parser.add_argument("--output", required=True, help="the checkpoint to write, e.g. nvae.ckpt")
+    parser.add_argument(
+        "--vae_checkpoint",
+        help="of an energy network, the NVAE that it was trained on, converted or as published",
+    )
     options = parser.parse_args(args)
     from vaebm.convert import convert
 
-    convert(options.checkpoint, options.output)
+    convert(options.checkpoint, options.output, options.vae_checkpoint)
     print(f"checkpoint: {options.output}")
 
 
