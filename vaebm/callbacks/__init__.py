@@ -1,14 +1,18 @@
 """Lightning callbacks: pictures, evaluation, files."""
 
 from vaebm.callbacks.classifier_frechet import ClassifierFrechet
+from vaebm.callbacks.divergence_guard import DivergenceGuard
 from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
 from vaebm.callbacks.sample_grid import SampleGrid
+from vaebm.callbacks.sample_steps import SampleSteps
 from vaebm.callbacks.toy_evaluation import ToyEvaluation
 
 __all__ = [
     "ClassifierFrechet",
+    "DivergenceGuard",
     "MetricsFile",
     "PredictionsFile",
     "SampleGrid",
+    "SampleSteps",
     "ToyEvaluation",
 ]

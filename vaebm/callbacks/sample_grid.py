@@ -60,7 +60,7 @@ class SampleGrid(Callback):
         step = trainer.global_step
         name = "test" if trainer.testing else f"step={step:07d}"
         save(figure, log_folder(trainer) / "samples" / f"{name}.png")
-        self._log(trainer, figure, step)
+        log_picture(trainer, "samples", figure, step)
 
     @staticmethod
     def _pictures_of(pl_module: LightningModule, data: Tensor) -> dict[str, Tensor]:
@@ -70,14 +70,15 @@ class SampleGrid(Callback):
         generator = generator_for(Purpose.PANELS, 0, device=pl_module.device)
         return pl_module.pictures_of(data.to(pl_module.device), generator=generator)
 
-    @staticmethod
-    def _log(trainer: Trainer, figure: Figure, step: int) -> None:
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
-                logger.log_image("samples", [pixels_of(figure)], step=step)
-            elif hasattr(getattr(logger, "experiment", None), "add_image"):
-                board = logger.experiment  # type: ignore[attr-defined]
-                board.add_image("samples", pixels_of(figure), step, dataformats="HWC")
+
+def log_picture(trainer: Trainer, name: str, figure: Figure, step: int) -> None:
+    """Give a picture to every logger that takes pictures."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(name, [pixels_of(figure)], step=step)
+        elif hasattr(getattr(logger, "experiment", None), "add_image"):
+            board = logger.experiment  # type: ignore[attr-defined]
+            board.add_image(name, pixels_of(figure), step, dataformats="HWC")
 
 
 def log_folder(trainer: Trainer) -> Path:
