@@ -1,11 +1,11 @@
 """MNIST and StackedMNIST."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import avg_pool2d, pad
 
 from vaebm.datamodules.base import (
     Batch,
@@ -17,6 +17,7 @@ from vaebm.datamodules.base import (
     unit_interval,
 )
 from vaebm.datamodules.files import check_md5, fetch, images_extra, require_files
+from vaebm.errors import UsageError
 from vaebm.noise import Purpose, generator_for, run_seed
 
 # Of the unpacked files; those that torchvision knows are of the packed ones.
@@ -71,18 +72,19 @@ class PaddedMNIST(ImageDataModule):
 class MNISTDataModule(PaddedMNIST):
     """MNIST: 60,000 handwritten digits to train on, 10,000 to validate and test, 32×32 pixels.
 
-    Batches are (image ``(B, 1, 32, 32)`` in [0, 1], label ``(B,)``).
+    Batches are (image ``(B, 1, S, S)`` in [0, 1], label ``(B,)``) with S = `image_size`.
 
     Args:
         root: Folder that holds ``MNIST/raw`` with the four published files, unpacked.
         batch_size: Images in a batch.
         binarise: Make each pixel 1 with the probability that its grey value is, else 0; training
             images are drawn anew in each epoch, the others stay.
+        image_size: 32, or 16 for means of 2×2 pixels.
         download: Fetch the files into `root` if they are not there.
         num_workers: Worker processes of each loader; 0 loads in the main process.
 
     Raises:
-        UsageError: If files are missing or torchvision is.
+        UsageError: If files are missing or torchvision is, or there is no such size.
         DataError: If files are damaged or cannot be downloaded.
 
     References:
@@ -97,12 +99,16 @@ class MNISTDataModule(PaddedMNIST):
         root: str = "data",
         batch_size: int = 32,
         binarise: bool = False,
+        image_size: Literal[32, 16] = 32,
         download: bool = False,
         num_workers: int = 0,
     ) -> None:
         super().__init__(root, batch_size, download, num_workers)
+        if image_size not in (32, 16):
+            raise UsageError(f"image_size is {image_size}, but MNIST comes in 32 and 16")
         self.save_hyperparameters()
         self.binarise = self.draws_anew = binarise
+        self.image_size = image_size
 
     def splits(self) -> Splits:
         """Read both published parts."""
@@ -111,6 +117,8 @@ class MNISTDataModule(PaddedMNIST):
 
     def _part(self, digits: Digits) -> Tensors:
         image = digits.image[:, None]
+        if self.image_size == 16:
+            image = avg_pool2d(image.float(), 2).round().byte()
         if self.binarise:
             return BinarisedImages(image, digits.label, seed=run_seed())
         return ByteImages(image, digits.label)
