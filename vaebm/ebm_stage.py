@@ -125,24 +125,15 @@ class EBMStage(Stage):
 
     @torch.no_grad()
     def setup(self, stage: str) -> None:
-        """Try the energy on one image, then initialise a new one by data."""
+        """Check that the parts fit together, then initialise a new energy by data."""
         super().setup(stage)
-        self._try_energy()
+        self.energy.require_shape(self.vae.image_shape)
+        batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", 0)
+        if stage == "fit" and self.replay is not None:
+            self.replay.require_capacity(batch_size)
         resumes = self.trainer.ckpt_path is not None
         if stage == "fit" and self.data_init_batches and self.energy.needs_data and not resumes:
             self.energy.initialise(self.first_images(self.data_init_batches))
-
-    def _try_energy(self) -> None:
-        """Refuse an energy for other images before it fails in a chain."""
-        shape = self.vae.image_shape
-        try:
-            with frozen(self.energy):
-                self.energy(torch.zeros(1, *shape, device=self.device))
-        except (RuntimeError, ValueError) as error:
-            raise UsageError(
-                f"{type(self.energy).__name__} fails on the VAE's images of shape "
-                f"{tuple(shape)}: {error}"
-            ) from error
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         """The parameters of the energy."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
+import torch
 from torch import Size, Tensor, nn
 
 from vaebm.configurable import Configurable
@@ -227,6 +228,26 @@ class Energy(Configurable, nn.Module, ABC):
     @abstractmethod
     def penalty(self) -> Tensor:
         """A scalar that keeps the network smooth, e.g. the sum of its layers' spectral norms."""
+
+    @torch.no_grad()
+    def require_shape(self, shape: Sequence[int]) -> None:
+        """Try the network on one image, before a network for other images fails in a chain.
+
+        Args:
+            shape: Shape of one image (C, H, W); of toys (2,).
+
+        Raises:
+            UsageError: If it fails.
+        """
+        training, device = self.training, next((p.device for p in self.parameters()), None)
+        try:
+            self.eval()(torch.zeros(1, *shape, device=device))
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"{type(self).__name__} fails on the VAE's images of shape {tuple(shape)}: {error}"
+            ) from error
+        finally:
+            self.train(training)
 
     @property
     def needs_data(self) -> bool:

@@ -93,6 +93,18 @@ class ReplayBuffer(Configurable):
         self._next = (self._next + len(state)) % self.capacity
         self._size = min(self._size + len(state), self.capacity)
 
+    def require_capacity(self, batch_size: int) -> None:
+        """Refuse batches that would not fit.
+
+        Raises:
+            UsageError: If one batch of chains is more than the capacity.
+        """
+        if batch_size > self.capacity:
+            raise UsageError(
+                f"the replay buffer's capacity is {self.capacity}, which is less than the "
+                f"{batch_size} chains of one batch"
+            )
+
     def clear(self) -> None:
         """Forget all chains; those to come start afresh."""
         self._next = self._size = 0
