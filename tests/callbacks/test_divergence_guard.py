@@ -123,6 +123,20 @@ def test_return_lowers_a_scheduled_learning_rate_for_good(tmp_path: Path) -> Non
     assert guarded.rates == [*plain.rates[:4], *map(pytest.approx, halved)]
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.0, 0.02), (0.1, 0.1)])
+def test_return_switches_the_magnitude_penalty_on(
+    tmp_path: Path, before: float, after: float
+) -> None:
+    stage = ebm_stage(magnitude_weight=before)
+    train(tmp_path, small_guard(magnitude_weight=0.02), Alarms(5), stage=stage)
+    assert stage.magnitude_weight == after
+
+
+def test_sound_training_keeps_its_magnitude_penalty(tmp_path: Path) -> None:
+    stage, _ = train(tmp_path, small_guard(), Alarms())
+    assert stage.magnitude_weight == 0
+
+
 def test_averages_return_too(tmp_path: Path) -> None:
     average = EMAWeightAveraging(decay=0.5)
     found: dict[int, Weights] = {}
@@ -179,6 +193,7 @@ def test_returns_are_counted_on_after_a_resume(tmp_path: Path) -> None:
     stage.sampler.noise_scale = 0.0
     trainer.fit(stage, toy_data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert guard.returns == 1
+    assert stage.magnitude_weight == guard.magnitude_weight
 
 
 def test_a_run_that_explodes_ends_with_finite_weights(tmp_path: Path) -> None:
@@ -198,7 +213,7 @@ def test_a_run_that_explodes_ends_with_finite_weights(tmp_path: Path) -> None:
     "options",
     [
         {"min_accept": -0.1}, {"min_accept": 1.0}, {"lr_factor": 0.0}, {"lr_factor": 1.5},
-        {"window": 0}, {"lag": 0}, {"max_returns": -1},
+        {"window": 0}, {"lag": 0}, {"max_returns": -1}, {"magnitude_weight": -1.0},
     ],
 )  # fmt: skip
 def test_impossible_arguments_are_refused(options: dict[str, float]) -> None:

@@ -40,17 +40,20 @@ class DivergenceGuard(Callback):
     step size is too large for E), ``train/state_square`` (chains leave the prior) and
     ``train/energy_magnitude``. When one leaves its range, or is no number, the weights, their
     averages and the optimiser return to a snapshot that is at least `lag` steps old, persistent
-    chains start afresh, and the learning rate is multiplied by `lr_factor`. After `max_returns`
-    returns the next sign ends the training, with the good weights in the last checkpoint.
+    chains start afresh, the learning rate is multiplied by `lr_factor`, and the stage's
+    ``magnitude_weight`` becomes `magnitude_weight` if it was less. After `max_returns` returns the
+    next sign ends the training, with the good weights in the last checkpoint.
 
     Args:
         min_accept: Smallest mean acceptance that a Metropolis test would have shown.
         max_state_square: Largest mean square of the chains' latents; N(0, I) has 1. None for chains
-            on images.
+            in `JointSpace` and on points, whose scale is another.
         max_energy: Largest mean of |E|.
         window: Steps over which signs are averaged.
         lag: Steps that a snapshot must be old to be trusted; a sign comes after its cause.
         lr_factor: Factor on the learning rate at each return.
+        magnitude_weight: Penalty on the magnitude of energies from the first return on; a lower
+            learning rate alone delays most divergences and prevents few.
         max_returns: Returns before the training ends.
     """
 
@@ -64,25 +67,30 @@ class DivergenceGuard(Callback):
         window: int = 20,
         lag: int = 50,
         lr_factor: float = 0.5,
+        magnitude_weight: float = 0.005,
         max_returns: int = 3,
     ) -> None:
         if not 0 <= min_accept < 1 or not 0 < lr_factor <= 1:
             raise UsageError("DivergenceGuard needs min_accept in [0, 1) and lr_factor in (0, 1]")
-        if min(window, lag) < 1 or max_returns < 0:
-            raise UsageError("DivergenceGuard needs window ≥ 1, lag ≥ 1 and max_returns ≥ 0")
+        if min(window, lag) < 1 or min(max_returns, magnitude_weight) < 0:
+            raise UsageError(
+                "DivergenceGuard needs window ≥ 1, lag ≥ 1, max_returns ≥ 0, magnitude_weight ≥ 0"
+            )
         self.min_accept = min_accept
         self.max_state_square = max_state_square
         self.max_energy = max_energy
         self.window = window
         self.lag = lag
         self.lr_factor = lr_factor
+        self.magnitude_weight = magnitude_weight
         self.max_returns = max_returns
         self.returns = 0
         self._recent: list[Tensor] = []
         self._snapshots: deque[Snapshot] = deque()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the first snapshot."""
+        """Take the first snapshot; go on as before an interruption."""
+        self._hold_energies(pl_module)
         self._recent.clear()
         self._snapshots = deque([_snapshot(trainer, pl_module)])
 
@@ -138,10 +146,17 @@ class DivergenceGuard(Callback):
             _rewrite_last_checkpoints(trainer)
             return
         self.returns += 1
+        self._hold_energies(pl_module)
         _scale_learning_rates(trainer, self.lr_factor)
         self._snapshots = deque([good._replace(step=step)])
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         rank_zero_warn(f"{text}, learning rate {rate:.3g} (return {self.returns})")
+
+    def _hold_energies(self, pl_module: LightningModule) -> None:
+        """Switch the magnitude penalty on after a return."""
+        weight = getattr(pl_module, "magnitude_weight", None)
+        if self.returns and weight is not None:
+            pl_module.magnitude_weight = max(weight, self.magnitude_weight)
 
     def state_dict(self) -> Saved:
         """The returns so far; a resumed run takes new snapshots."""
