@@ -13,6 +13,8 @@ import torch
 from tests.runs import STAGE_1, STAGE_2, Result, overlay, run, trained
 from vaebm.datamodules import Gaussians25DataModule, ImageDataModule
 from vaebm.datamodules.base import Splits, Tensors
+from vaebm.models import DenseVAE
+from vaebm.vae_stage import VAEStage
 
 BadRun = Callable[..., str]
 
@@ -184,10 +186,14 @@ def test_sample_refuses_an_output_that_is_a_file(refused: BadRun, output: str) -
     ("options", "named"),
     [
         (["--model.replay", "ReplayBuffer", "--model.replay.reuse_prob=1.5"], "reuse_prob"),
+        (["--model.replay", "ReplayBuffer", "--model.replay.reuse_prob=-0.1"], "reuse_prob"),
         (["--model.replay", "ReplayBuffer", "--model.replay.capacity=0"], "capacity"),
         (["--model.sampler.num_steps=0"], "num_steps"),
         (["--model.sampler.step_size=-1"], "step_size"),
         (["--model.space.prior=none"], "prior"),
+        (["--model.contrast=middle"], "contrast"),
+        (["--model.offset_weight=-1"], "weights"),
+        (["--model.data_init_batches=-1"], "data_init_batches"),
         (["--data.batch_size=0"], "batch_size"),
         (["--data.batch_size=601"], "batch_size"),
         (["--data.num_train=-5"], "num_train"),
@@ -212,6 +218,68 @@ def test_stage_2_refuses_parts_of_different_shapes(
     refused: BadRun, options: list[str], named: str
 ) -> None:
     assert named in refused(2, *ebm_run(*options))
+
+
+@pytest.fixture(scope="module")
+def image_vaes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Checkpoints of VAEs of 8×8 images, by number of colours."""
+    found = {}
+    for colours in (1, 3):
+        stage = VAEStage(DenseVAE((colours, 8, 8), latent_dim=2, width=4, depth=1))
+        found[colours] = tmp_path_factory.mktemp("vae") / f"{colours}.ckpt"
+        weights = {"state_dict": stage.state_dict(), "hyper_parameters": dict(stage.hparams)}
+        torch.save(weights, found[colours])
+    return found
+
+
+def image_run(vae: Path, *options: object) -> list[object]:
+    """Stage 2 with a small residual energy on the digits, which are grey and 8×8."""
+    small = ["fit", "--config", "digits_ebm", "--trainer.max_steps=1", "--trainer.logger=false"]
+    energy = ["--model.energy", "ResidualEnergy", "--model.energy.channels=2"]
+    return [*small, "--model.vae_checkpoint", vae, *energy, *options]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--model.energy.image_channels=3"], "ResidualEnergy fails on the VAE's images"),
+        (
+            ["--model.energy.image_channels=1", "--model.energy.multipliers=[1,1,1,1]",
+             "--model.energy.halvings=[0,1,2,3]"],
+            "no multiples of 16",
+        ),
+    ],
+    ids=["colours", "sides"],
+)  # fmt: skip
+def test_stage_2_refuses_an_energy_for_other_images(
+    refused: BadRun, image_vaes: dict[int, Path], options: list[str], named: str
+) -> None:
+    line = refused(2, *image_run(image_vaes[1], *options))
+    assert named in line
+    assert "(1, 8, 8)" in line
+
+
+@pytest.mark.parametrize("batches", [0, 2])
+def test_stage_2_refuses_a_vae_for_other_colours_than_the_data(
+    refused: BadRun, image_vaes: dict[int, Path], batches: int
+) -> None:
+    options = ("--model.energy.image_channels=3", f"--model.data_init_batches={batches}")
+    line = refused(2, *image_run(image_vaes[3], *options))
+    assert "the data are of shape (1, 8, 8), but DenseVAE is made for (3, 8, 8)" in line
+
+
+def test_stage_2_trains_where_vae_energy_and_data_fit(
+    capsys: pytest.CaptureFixture[str], image_vaes: dict[int, Path]
+) -> None:
+    options = ("--model.energy.image_channels=1", "--model.data_init_batches=2",
+               "--trainer.limit_val_batches=0", "--trainer.callbacks=[]")  # fmt: skip
+    assert run(capsys, *image_run(image_vaes[1], *options)).code == 0
+
+
+def test_replay_smaller_than_a_batch_is_refused_before_training(refused: BadRun) -> None:
+    replay = ["--model.replay", "ReplayBuffer", "--model.replay.capacity=37"]
+    line = refused(2, *ebm_run(*replay, "--data.batch_size=41"))
+    assert all(word in line for word in ("capacity", "37", "41"))
 
 
 @pytest.mark.parametrize(

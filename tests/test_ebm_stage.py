@@ -1,8 +1,5 @@
 """Stage 2: the contrastive gradient, the frozen VAE, reproducible chains, resuming."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -280,67 +277,6 @@ def test_resumed_chains_equal_the_uninterrupted_ones(tmp_path: Path, step: int) 
     first, second = whole.replay.state_dict(), resumed.replay.state_dict()
     assert torch.equal(first.pop("ring"), second.pop("ring"))
     assert first == second
-
-
-# Two processes
-
-SCRIPT = """
-import sys
-from pathlib import Path
-import torch
-from tests.test_ebm_stage import persistent
-from tests.training import saver, small_trainer, toy_data
-
-torch.set_num_threads(1)
-
-def train(folder, seed, ckpt_path=None):
-    stage = persistent(seed)
-    trainer = small_trainer(folder, saver(folder, 3), max_steps=6, devices=2, strategy="ddp")
-    trainer.fit(stage, toy_data(), ckpt_path=ckpt_path, weights_only=True)
-    chains = stage.replay.state_dict()["ring"]
-    torch.save({**stage.state_dict(), "chains": chains}, folder / f"rank{trainer.global_rank}.pt")
-
-folder = Path(sys.argv[1])
-train(folder, 1)
-train(folder / "resumed", 2, folder / "step=3.ckpt")
-"""
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training on two processes."""
-    folder = tmp_path_factory.mktemp("ddp")
-    (folder / "script.py").write_text(SCRIPT)
-    subprocess.run(
-        [sys.executable, str(folder / "script.py"), str(folder)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    return folder
-
-
-def test_two_processes_run_different_chains(ranks: Path) -> None:
-    first, second = (torch.load(ranks / f"rank{rank}.pt")["chains"] for rank in (0, 1))
-    assert not (first[:, None] == second).all(-1).any()
-
-
-def test_two_processes_have_equal_weights(ranks: Path) -> None:
-    first, second = (torch.load(ranks / f"rank{rank}.pt") for rank in (0, 1))
-    assert all(torch.equal(first[n], second[n]) for n in first if n != "chains")
-
-
-def test_every_process_writes_its_own_chains(ranks: Path) -> None:
-    for rank in (0, 1):
-        stored = torch.load(ranks / f"chains/step=6-rank={rank}.pt")["ring"]
-        assert torch.equal(stored, torch.load(ranks / f"rank{rank}.pt")["chains"])
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_two_processes_resume_as_if_uninterrupted(ranks: Path, rank: int) -> None:
-    first, second = (torch.load(folder / f"rank{rank}.pt") for folder in (ranks, ranks / "resumed"))
-    assert same_weights(first, second)
 
 
 def test_noise_differs_between_accumulated_batches_of_one_step(linear: EBMStage) -> None:

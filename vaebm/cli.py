@@ -170,8 +170,9 @@ def quieten() -> None:
 
 
 def is_no_advertisement(record: logging.LogRecord) -> bool:
-    """Whether a log line is about the run, not about other products."""
-    return "Tip:" not in record.getMessage()
+    """Whether a log line is about the run, not about other products or inner workings."""
+    useless = ("Tip:", "Found current_model_state")
+    return not any(text in record.getMessage() for text in useless)
 
 
 if __name__ == "__main__":

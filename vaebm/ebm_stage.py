@@ -131,8 +131,7 @@ class EBMStage(Stage):
         batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", 0)
         if stage == "fit" and self.replay is not None:
             self.replay.require_capacity(batch_size)
-        resumes = self.trainer.ckpt_path is not None
-        if stage == "fit" and self.data_init_batches and self.energy.needs_data and not resumes:
+        if stage == "fit" and self.data_init_batches and self.energy.needs_data:
             self.energy.initialise(self.first_images(self.data_init_batches))
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:

@@ -39,6 +39,30 @@ def test_digits_are_the_published_ones_in_a_black_margin(mnist_root: str) -> Non
     assert torch.equal(label, published.targets)
 
 
+def test_small_pixels_are_means_of_four_rounded_to_bytes(mnist_root: str) -> None:
+    whole, small = (MNISTDataModule(mnist_root, image_size=size).parts for size in (32, 16))
+    image = (whole.test[:][0] * 255).round()
+    mean = (image[..., ::2, ::2] + image[..., 1::2, ::2]) + (
+        image[..., ::2, 1::2] + image[..., 1::2, 1::2]
+    )
+    assert torch.equal(small.test[:][0], (mean / 4).round() / 255)
+    assert torch.equal(small.test[:][1], whole.test[:][1])
+
+
+@pytest.mark.parametrize("binarise", [False, True])
+def test_batches_of_small_images_have_their_shape(mnist_root: str, binarise: bool) -> None:
+    data = MNISTDataModule(mnist_root, batch_size=5, image_size=16, binarise=binarise)
+    image, label = next(iter(data.train_dataloader()))
+    assert (image.dtype, image.shape, label.shape) == (torch.float32, (5, 1, 16, 16), (5,))
+    assert 0 < image.mean() < 0.5
+
+
+@pytest.mark.parametrize("size", [28, 0, 64])
+def test_other_sizes_are_refused(size: int) -> None:
+    with pytest.raises(UsageError, match=f"image_size is {size}, but MNIST comes in 32 and 16"):
+        MNISTDataModule(image_size=size)  # type: ignore[arg-type]
+
+
 def test_mnist_images_are_never_mirrored() -> None:
     hook = ImageDataModule.on_after_batch_transfer
     assert MNISTDataModule.on_after_batch_transfer is hook

@@ -110,3 +110,35 @@ def test_penalty_is_the_sum_of_all_convolutions_spectral_norms(energy: ConvEnerg
 def test_penalty_gradient_reaches_all_convolutions(energy: ConvEnergy) -> None:
     energy.penalty().backward()
     assert all(p.grad is not None and p.grad.any() for p in energy.parameters() if p.ndim == 4)
+
+
+@pytest.mark.parametrize("patch_size", [2, 4])
+def test_energy_of_patches_is_that_of_the_unshuffled_image(patch_size: int) -> None:
+    energy = ConvEnergy(2, channels=4, num_scales=2, patch_size=patch_size)
+    plain = ConvEnergy(2 * patch_size**2, channels=4, num_scales=2)
+    plain.load_state_dict(dict(zip(plain.state_dict(), energy.state_dict().values(), strict=True)))
+    images = torch.rand(3, 2, 16, 24)
+    squares = images.unflatten(2, (-1, patch_size)).unflatten(4, (-1, patch_size))
+    channels = squares.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)  # B C s s' H/s W/s'
+    torch.testing.assert_close(energy(images), plain(channels))
+
+
+def test_energy_without_patches_keeps_its_state_names() -> None:
+    plain, patched = (ConvEnergy(1, 4, num_scales=2, patch_size=size) for size in (1, 2))
+    # Checkpoints of before patch_size have these.
+    expected = {f"net.{i}.{p}" for i, p in LAYERS} | {"linear.weight", "linear.bias"}
+    assert {name for name, _ in plain.named_parameters()} == expected
+    assert len(list(patched.parameters())) == len(expected)
+
+
+CONV = ("weight", "bias")
+BLOCK = (*(f"{name}.{p}" for name in ("conv1", "conv2") for p in CONV),)
+LAYERS = [
+    *((0, p) for p in CONV), *((1, p) for p in (*BLOCK, "skip.weight")), *((3, p) for p in BLOCK),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("patch_size", [0, -1])
+def test_energy_of_patches_without_pixels_is_refused(patch_size: int) -> None:
+    with pytest.raises(UsageError, match=f"patch_size is {patch_size}"):
+        ConvEnergy(patch_size=patch_size)

@@ -36,7 +36,12 @@ def classifier_of(
     """
     path = Path(cache) if cache else None
     images, labels = labelled(data.parts.train, device)
-    settings = {"shape": list(images.shape), "num_classes": data.num_classes, "epochs": epochs}
+    settings = {
+        "data": type(data).__name__,
+        "shape": list(images.shape),
+        "num_classes": data.num_classes,
+        "epochs": epochs,
+    }
     if path and path.exists():
         return _read(path, settings).to(device)
     classifier = train_classifier(images, labels, num_classes=data.num_classes, epochs=epochs)

@@ -99,4 +99,5 @@ class LangevinSampler(Sampler):
         # Less noise is Langevin dynamics at the temperature c² with a step of η c².
         temperature = self.noise_scale**2
         ratio = langevin_log_ratio(before, here, self.step_size) / temperature
-        return ratio.clamp(max=0).exp()
+        # Where U overflows the ratio is NaN: such a move is never accepted.
+        return ratio.nan_to_num(nan=-torch.inf).clamp(max=0).exp()
