@@ -60,6 +60,7 @@ ORDER = [
     "vae_stage",
     "chain_checkpoint",
     "adam_bound",
+    "contrast",
     "ebm_stage",
     "sampling",
     "callbacks.draws",

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from vaebm.adam_bound import bound_gradients
 from vaebm.chain_checkpoint import ChainCheckpoint
 from vaebm.checkpoint import load_vae
+from vaebm.contrast import gap_loss, magnitude, squared_offset
 from vaebm.distributions import at_least_float32
 from vaebm.errors import UsageError
 from vaebm.models.base import VAE, Energy
@@ -45,6 +46,8 @@ class EBMStage(Stage):
         offset_weight: Weight of ¼ (mean E(x_data) + mean E(x_model))². The model does not depend on
             the constant of E and nothing else holds it: left alone it runs away, with weights that
             grow and chains that follow. 0.01 prevents that and changes no gap.
+        gap_scale: τ in nats of the loss 2τ log(1 + exp(gap / τ)), whose gradient fades where chains
+            end far above the data's energy (`gap_loss`); null is the paper's loss, the gap itself.
         contrast: Compare the energies of the data with those of chain ends as ``sample``, or as
             decoder ``mean``, not clamped, as published for all image sets but CIFAR-10.
         gradient_bound: Bound each gradient element by Adam's own state; see `bound_gradients`.
@@ -75,6 +78,7 @@ class EBMStage(Stage):
         spectral_weight: float = 0.2,
         magnitude_weight: float = 0.0,
         offset_weight: float = 0.0,
+        gap_scale: float | None = None,
         contrast: Literal["sample", "mean"] = "sample",
         gradient_bound: bool = True,
         data_init_batches: int = 5,
@@ -91,6 +95,8 @@ class EBMStage(Stage):
             raise UsageError(f"{type(sampler).__name__} ignores where a chain starts: no replay")
         if contrast not in ("sample", "mean"):
             raise UsageError(f"contrast is {contrast!r}, but 'sample' or 'mean' is due")
+        if gap_scale is not None and gap_scale <= 0:
+            raise UsageError(f"gap_scale is {gap_scale}, but it is above 0, or null")
         if min(spectral_weight, magnitude_weight, offset_weight, data_init_batches) < 0:
             raise UsageError("weights of penalties and data_init_batches must not be negative")
         self.energy = energy
@@ -102,6 +108,7 @@ class EBMStage(Stage):
         self.spectral_weight = spectral_weight
         self.magnitude_weight = magnitude_weight
         self.offset_weight = offset_weight
+        self.gap_scale = gap_scale
         self.contrast = contrast
         self.gradient_bound = gradient_bound
         self.data_init_batches = data_init_batches
@@ -178,7 +185,7 @@ class EBMStage(Stage):
         energy_data, energy_model = self.energies(torch.cat([x_data, x_model])).chunk(2)
         energy_gap = energy_data.mean() - energy_model.mean()
         penalty = self.penalty(energy_data, energy_model)
-        loss: Tensor = energy_gap + penalty
+        loss: Tensor = gap_loss(energy_gap, self.gap_scale) + penalty
         self.require_finite(loss, x_data)
         self._log_energies(energy_data, energy_model, penalty)
         self._log_chains(state, info)
@@ -190,18 +197,16 @@ class EBMStage(Stage):
         if self.spectral_weight:
             total = total + self.spectral_weight * self.energy.penalty()
         if self.magnitude_weight:
-            magnitude = energy_data.square().mean() + energy_model.square().mean()
-            total = total + self.magnitude_weight * magnitude
+            total = total + self.magnitude_weight * magnitude(energy_data, energy_model)
         if self.offset_weight:
-            offset = 0.5 * (energy_data.mean() + energy_model.mean())
-            total = total + self.offset_weight * offset.square()
+            total = total + self.offset_weight * squared_offset(energy_data, energy_model)
         return total
 
     def _log_energies(self, energy_data: Tensor, energy_model: Tensor, penalty: Tensor) -> None:
         data, model = energy_data.mean(), energy_model.mean()
         self.log("train/energy_gap", data - model, prog_bar=True)
-        magnitude = 0.5 * (energy_data.abs().mean() + energy_model.abs().mean())
-        values = {"data": data, "model": model, "magnitude": magnitude}
+        size = 0.5 * (energy_data.abs().mean() + energy_model.abs().mean())
+        values = {"data": data, "model": model, "magnitude": size}
         self.log_dict({f"train/energy_{name}": value for name, value in values.items()})
         self.log("train/penalty", penalty)
 
