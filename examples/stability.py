@@ -42,6 +42,8 @@ def draw(runs: dict[str, Path], window: int) -> Figure:
     for title, run in runs.items():
         signs = read(run)
         for axis, name in zip(axes, SIGNS, strict=True):
+            if not signs[name]:  # an energy of one step, say, has no acceptance
+                continue
             steps, values = zip(*signs[name], strict=True)
             axis.plot(steps, smooth(list(values), window), label=title, linewidth=1)
     for axis, (name, label) in zip(axes, SIGNS.items(), strict=True):

@@ -56,9 +56,11 @@ def measure(variant: str, seed: int, options: argparse.Namespace) -> dict[str, f
         common += ["--seed_everything", str(seed), f"{logger}.save_dir", options.output]
         common += [f"{logger}.name", folder.name]
         checkpoint = folder / "fit" / "checkpoints" / "last.ckpt"
-        if not checkpoint.exists():
+        done = folder / "fit" / "done"  # a checkpoint may be one of an interrupted training
+        if not done.exists():
             run("fit", *common, f"{logger}.version", "fit", "--model.vae_checkpoint", options.vae,
                 *VARIANTS[variant])  # fmt: skip
+            done.touch()
         run("test", *common, f"{logger}.version", "test", "--ckpt_path", str(checkpoint))
     found: dict[str, float] = json.loads(metrics.read_text())
     return found

@@ -44,8 +44,8 @@ class EBMStage(Stage):
         spectral_weight: Weight of the energy's spectral penalty; 0.2 for CIFAR-10.
         magnitude_weight: Weight of mean E(x_data)² + E(x_model)², which bounds the energies.
         offset_weight: Weight of ¼ (mean E(x_data) + mean E(x_model))². The model does not depend on
-            the constant of E and nothing else holds it: left alone it runs away, with weights that
-            grow and chains that follow. 0.01 prevents that and changes no gap.
+            the constant of E and the paper's loss, which 0 is, does not hold it: it runs away, with
+            weights that grow and chains that follow. 0.01 holds it.
         gap_scale: τ in nats of the loss 2τ log(1 + exp(gap / τ)), whose gradient fades where chains
             end far above the data's energy (`gap_loss`); null is the paper's loss, the gap itself.
         contrast: Compare the energies of the data with those of chain ends as ``sample``, or as
@@ -95,6 +95,8 @@ class EBMStage(Stage):
             raise UsageError(f"{type(sampler).__name__} ignores where a chain starts: no replay")
         if contrast not in ("sample", "mean"):
             raise UsageError(f"contrast is {contrast!r}, but 'sample' or 'mean' is due")
+        if contrast == "mean" and not space.includes_vae:
+            raise UsageError("contrast is 'mean', but chains on images have no decoder mean")
         if gap_scale is not None and gap_scale <= 0:
             raise UsageError(f"gap_scale is {gap_scale}, but it is above 0, or null")
         if min(spectral_weight, magnitude_weight, offset_weight, data_init_batches) < 0:
@@ -212,9 +214,8 @@ class EBMStage(Stage):
 
     def _log_chains(self, state: Tensor, info: StepInfo) -> None:
         """The signs of a divergence that come first; `DivergenceGuard` watches them."""
-        # Pixel noise is most of ε and hardly moves: the latents show where chains run away to.
-        state = state[:, : self.vae.latent_dim] if self.space.includes_vae else state
-        values = {"grad_norm": info.grad_norm.mean(), "state_square": state.square().mean()}
+        square = self.space.latents(self.vae, state).square().mean()
+        values = {"grad_norm": info.grad_norm.mean(), "state_square": square}
         if info.accept_prob is not None and len(info.accept_prob) > 1:
             values["accept_prob"] = info.accept_prob.nanmean()
         self.log_dict({f"train/{name}": value for name, value in values.items()})

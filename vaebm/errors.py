@@ -9,6 +9,10 @@ class DataError(ValueError):
     """Input that cannot be used: a damaged file, NaN in the data; the command line exits with 1."""
 
 
+class Diverged(DataError):
+    """A training whose loss is no number any more."""
+
+
 def cause_of(error: BaseException) -> BaseException:
     """The error of ours that a library wrapped into `error`, else `error` itself."""
     link: BaseException | None = error

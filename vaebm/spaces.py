@@ -46,6 +46,15 @@ class Space(Configurable, ABC):
             energy: The energy network E.
         """
 
+    def latents(self, vae: VAE, state: Tensor) -> Tensor:
+        """The part of states whose size shows where chains run away to: all of them here.
+
+        Args:
+            vae: The frozen VAE.
+            state: States, ``(B, D)``.
+        """
+        return state
+
     @abstractmethod
     def image(self, vae: VAE, state: Tensor, *, mean: bool = False) -> Tensor:
         """The images that states stand for.
@@ -109,6 +118,10 @@ class NoiseSpace(Space):
 
         return noise_prior if self.prior == "noise" else joint_prior
 
+    def latents(self, vae: VAE, state: Tensor) -> Tensor:
+        """The latents' noise: pixels are most of a state and hardly move."""
+        return state[:, : vae.latent_dim]
+
     def image(self, vae: VAE, state: Tensor, *, mean: bool = False) -> Tensor:
         """Decode noise."""
         decoded = vae.decode(state)
@@ -138,6 +151,10 @@ class JointSpace(Space):
             return value
 
         return joint
+
+    def latents(self, vae: VAE, state: Tensor) -> Tensor:
+        """The latents' values: pixels are most of a state and hardly move."""
+        return state[:, : vae.latent_dim]
 
     def image(self, vae: VAE, state: Tensor, *, mean: bool = False) -> Tensor:
         """The image that x stands for, or the decoder's mean at z."""

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from vaebm.configurable import Configurable, class_path, to_config
-from vaebm.errors import DataError, UsageError
+from vaebm.errors import DataError, Diverged, UsageError
 from vaebm.models.base import VAE, ElboTerms
 from vaebm.noise import Purpose, generator_for, run_seed, standard_normal
 
@@ -241,7 +241,7 @@ class Stage(Configurable, LightningModule, ABC):
             return
         if not batch.isfinite().all():
             raise DataError(f"the training batch of step {self.global_step} holds NaN or infinity")
-        raise DataError(
+        raise Diverged(
             f"training diverged: the loss of step {self.global_step} is {loss.item()}; "
             "the last checkpoint is sound, lower the learning rate or the step size"
         )

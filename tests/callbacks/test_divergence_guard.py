@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor
 
 from tests.training import ebm_stage, same_weights, saver, small_trainer, toy_data
 from vaebm.callbacks import DivergenceGuard
 from vaebm.ebm_stage import EBMStage
-from vaebm.errors import UsageError
+from vaebm.errors import DataError, UsageError
+from vaebm.models import MLPVAE
 from vaebm.samplers import LangevinSampler, ReplayBuffer
+from vaebm.vae_stage import VAEStage
 
 Weights = dict[str, Tensor]
 
@@ -65,31 +67,53 @@ def small_guard(**options: Any) -> DivergenceGuard:
     return DivergenceGuard(**{"window": 1, "lag": 2, **options})
 
 
-INF = float("inf")
+INF, NAN = float("inf"), float("nan")
+Signs = dict[str, float]
+SOUND = {"accept_prob": 0.9, "grad_norm": 10.0, "state_square": 1.2, "energy_magnitude": 30.0}
 
 
 @pytest.mark.parametrize(
     ("signs", "text"),
     [
-        ((0.3, 1.0, 1.0), "acceptance is 0.30"),
-        ((float("nan"), 1.0, 1.0), "acceptance is nan"),
-        ((0.9, 4.0, 1.0), "latents is 4.00"),
-        ((0.9, float("nan"), 1.0), "latents is nan"),
-        ((0.9, 1.0, 600.0), r"\|E\| is 600"),
-        ((0.9, 1.0, float("nan")), r"\|E\| is nan"),
+        ({"accept_prob": 0.3}, "acceptance is 0.30"),
+        ({"accept_prob": NAN}, "acceptance is nan"),
+        ({"grad_norm": 31.0}, "drift is 3.1, above 3"),
+        ({"grad_norm": NAN}, "drift is nan"),
+        ({"state_square": 4.0}, "latents is 4, above 3"),
+        ({"state_square": NAN}, "latents is nan"),
+        ({"energy_magnitude": 600.0}, r"\|E\| is 600, above 500"),
+        ({"energy_magnitude": INF}, r"\|E\| is inf"),
+        ({"energy_magnitude": NAN}, r"\|E\| is nan"),
     ],
 )
-def test_sign_out_of_range_is_named(signs: tuple[float, ...], text: str) -> None:
-    assert re.search(text, str(DivergenceGuard()._alarm(*signs)))
+def test_sign_out_of_range_is_named(signs: Signs, text: str) -> None:
+    assert re.search(text, str(DivergenceGuard()._alarm(SOUND | signs, SOUND)))
 
 
-@pytest.mark.parametrize("signs", [(0.9, 1.2, 30.0), (INF, INF, INF), (0.4, 3.0, 500.0)])
-def test_signs_in_range_or_not_logged_are_no_alarm(signs: tuple[float, ...]) -> None:
-    assert DivergenceGuard()._alarm(*signs) is None
+@pytest.mark.parametrize(
+    "signs",
+    [SOUND, {"grad_norm": 10.0}, {"accept_prob": 0.4, "grad_norm": 30.0, "state_square": 3.0}],
+)
+def test_signs_in_range_or_not_logged_are_no_alarm(signs: Signs) -> None:
+    assert DivergenceGuard()._alarm(signs, SOUND) is None
 
 
-def test_latents_may_be_ignored() -> None:
-    assert DivergenceGuard(max_state_square=None)._alarm(0.9, 100.0, 1.0) is None
+def test_drift_before_the_first_window_is_not_known() -> None:
+    assert DivergenceGuard()._alarm(SOUND | {"grad_norm": 1e9}, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "sign"),
+    [
+        ("max_drift_growth", "grad_norm"),
+        ("max_state_square", "state_square"),
+        ("max_energy", "energy_magnitude"),
+    ],
+)
+def test_limit_may_be_left_out(limit: str, sign: str) -> None:
+    signs = SOUND | {sign: 1e9}
+    assert DivergenceGuard()._alarm(signs, SOUND) is not None
+    assert DivergenceGuard(**{limit: None})._alarm(signs, SOUND) is None
 
 
 def test_guard_leaves_a_sound_training_alone(tmp_path: Path) -> None:
@@ -104,8 +128,8 @@ def test_guard_leaves_a_sound_training_alone(tmp_path: Path) -> None:
 def test_weights_return_to_a_snapshot_old_enough(tmp_path: Path) -> None:
     alarms = Alarms(7)
     train(tmp_path, small_guard(lag=3), alarms)
-    # Snapshots at 0, 3 and 6: at 7 the one of 3 is the newest of three steps' age.
-    assert same_weights(alarms.weights[7], alarms.weights[3])
+    # Snapshots at 1, 4 and 7: at 7 the one of 4 is the newest of three steps' age.
+    assert same_weights(alarms.weights[7], alarms.weights[4])
 
 
 def test_return_lowers_the_learning_rate_once(tmp_path: Path) -> None:
@@ -123,18 +147,33 @@ def test_return_lowers_a_scheduled_learning_rate_for_good(tmp_path: Path) -> Non
     assert guarded.rates == [*plain.rates[:4], *map(pytest.approx, halved)]
 
 
-@pytest.mark.parametrize(("before", "after"), [(0.0, 0.02), (0.1, 0.1)])
-def test_return_switches_the_magnitude_penalty_on(
-    tmp_path: Path, before: float, after: float
+@pytest.mark.parametrize(
+    ("before", "after"), [((0.0, None), (0.02, 7.0)), ((0.1, 3.0), (0.1, 3.0))]
+)
+def test_return_gives_the_stage_the_terms_it_lacks(
+    tmp_path: Path, before: tuple[float, float | None], after: tuple[float, float]
 ) -> None:
-    stage = ebm_stage(magnitude_weight=before)
-    train(tmp_path, small_guard(magnitude_weight=0.02), Alarms(5), stage=stage)
-    assert stage.magnitude_weight == after
+    stage = ebm_stage(offset_weight=before[0], gap_scale=before[1])
+    train(tmp_path, small_guard(offset_weight=0.02, gap_scale=7.0), Alarms(5), stage=stage)
+    assert (stage.offset_weight, stage.gap_scale) == after
 
 
-def test_sound_training_keeps_its_magnitude_penalty(tmp_path: Path) -> None:
-    stage, _ = train(tmp_path, small_guard(), Alarms())
-    assert stage.magnitude_weight == 0
+def test_sound_training_keeps_its_loss(tmp_path: Path) -> None:
+    stage, _ = train(tmp_path, small_guard(), Alarms(), stage=ebm_stage(offset_weight=0.0))
+    assert (stage.offset_weight, stage.gap_scale) == (0.0, None)
+
+
+def test_second_return_tells_the_step_of_the_weights(tmp_path: Path) -> None:
+    stage, guard = ebm_stage(), small_guard(lag=3)
+    stage.sampler.noise_scale = 0.0
+    with pytest.warns(UserWarning, match=r"step 6: .* back to the weights of step 1, .*return 2"):
+        small_trainer(tmp_path, Alarms(4, 6), guard, max_steps=6).fit(stage, toy_data())
+
+
+def test_window_counts_steps_and_not_their_batches(tmp_path: Path) -> None:
+    alarms = Alarms(3)
+    train(tmp_path, small_guard(lag=1), alarms, max_steps=4, accumulate_grad_batches=2)
+    assert alarms.rates == [1e-2] * 6 + [5e-3] * 2
 
 
 def test_averages_return_too(tmp_path: Path) -> None:
@@ -146,14 +185,16 @@ def test_averages_return_too(tmp_path: Path) -> None:
             model = average._average_model.module
             found[trainer.global_step] = copy_of(model)
 
-    train(tmp_path, small_guard(lag=3), Alarms(7), average, Watch())
-    assert same_weights(found[7], found[3])
+    alarms = Alarms(7)
+    train(tmp_path, small_guard(lag=3), alarms, average, Watch())
+    assert same_weights(found[7], found[4])
+    assert same_weights(alarms.weights[7], alarms.weights[4])
 
 
 def test_optimizer_returns_too(tmp_path: Path) -> None:
     _, trainer = train(tmp_path, small_guard(lag=3), Alarms(7), max_steps=7)
     steps = {float(state["step"]) for state in trainer.optimizers[0].state.values()}
-    assert steps == {3.0}
+    assert steps == {4.0}
 
 
 def test_persistent_chains_start_afresh_at_a_return(tmp_path: Path) -> None:
@@ -167,20 +208,55 @@ def test_training_ends_after_the_last_return(tmp_path: Path) -> None:
     assert trainer.global_step == 6
 
 
+@pytest.mark.parametrize("average", [True, False], ids=["averaged", "plain"])
 @pytest.mark.parametrize("every", [1, 4, 100], ids=["each step", "some steps", "none yet"])
-def test_last_checkpoint_of_an_ended_training_is_sound(tmp_path: Path, every: int) -> None:
+def test_last_checkpoint_of_an_ended_training_is_sound(
+    tmp_path: Path, every: int, average: bool
+) -> None:
     alarms = Alarms(5)
-    train(tmp_path, small_guard(max_returns=0, lag=3), alarms, saver(tmp_path, every))
-    stored = torch.load(tmp_path / "last.ckpt")["state_dict"]
-    energy = {n.removeprefix("energy."): v for n, v in stored.items() if n.startswith("energy.")}
-    assert same_weights(energy, alarms.weights[0])
+    averages = [EMAWeightAveraging(decay=0.9)] if average else []
+    train(tmp_path, small_guard(max_returns=0, lag=3), alarms, *averages, saver(tmp_path, every))
+    # Of step 1 the average is the weights themselves.
+    assert same_weights(stored_energy(tmp_path / "last.ckpt"), alarms.weights[1])
+
+
+def test_best_checkpoint_stays(tmp_path: Path) -> None:
+    alarms = Alarms(5)
+    best = ModelCheckpoint(
+        tmp_path, filename="{step}", monitor="train/accept_prob", every_n_train_steps=4
+    )
+    train(tmp_path, small_guard(max_returns=0, lag=3), alarms, best)
+    assert same_weights(stored_energy(tmp_path / "step=4.ckpt"), alarms.weights[4])
+    assert same_weights(stored_energy(tmp_path / "guarded-step=5.ckpt"), alarms.weights[1])
+
+
+def test_loss_that_is_no_number_leaves_a_sound_checkpoint(tmp_path: Path) -> None:
+    class Break(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: EBMStage, *_: Any) -> None:
+            if trainer.global_step == 5:
+                next(pl_module.energy.parameters()).data.fill_(NAN)
+
+    alarms = Alarms()
+    with pytest.raises(DataError, match="diverged"):
+        train(tmp_path, DivergenceGuard(lag=3), alarms, saver(tmp_path, 1), Break())
+    assert same_weights(stored_energy(tmp_path / "last.ckpt"), alarms.weights[1])
+
+
+def stored_energy(path: Path) -> Weights:
+    stored = torch.load(path)["state_dict"]
+    return {n.removeprefix("energy."): v for n, v in stored.items() if n.startswith("energy.")}
+
+
+def test_stage_1_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="stage 2"):
+        small_trainer(tmp_path, small_guard()).fit(VAEStage(MLPVAE(width=8, depth=1)), toy_data())
 
 
 def test_return_is_reported_in_one_line(tmp_path: Path) -> None:
     stage, guard = ebm_stage(), small_guard()
     stage.sampler.noise_scale = 0.0
     with pytest.warns(
-        UserWarning, match=r"step 5: .* back to the weights of step 2, learning rate"
+        UserWarning, match=r"step 5: .* back to the weights of step 3, learning rate"
     ):
         small_trainer(tmp_path, Alarms(5), guard, max_steps=5).fit(stage, toy_data())
 
@@ -193,7 +269,7 @@ def test_returns_are_counted_on_after_a_resume(tmp_path: Path) -> None:
     stage.sampler.noise_scale = 0.0
     trainer.fit(stage, toy_data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert guard.returns == 1
-    assert stage.magnitude_weight == guard.magnitude_weight
+    assert stage.gap_scale == guard.gap_scale
 
 
 def test_a_run_that_explodes_ends_with_finite_weights(tmp_path: Path) -> None:
@@ -213,9 +289,10 @@ def test_a_run_that_explodes_ends_with_finite_weights(tmp_path: Path) -> None:
     "options",
     [
         {"min_accept": -0.1}, {"min_accept": 1.0}, {"lr_factor": 0.0}, {"lr_factor": 1.5},
-        {"window": 0}, {"lag": 0}, {"max_returns": -1}, {"magnitude_weight": -1.0},
+        {"window": 0}, {"lag": 0}, {"max_returns": -1}, {"offset_weight": -1.0},
+        {"gap_scale": 0.0}, {"max_energy": 0.0},
     ],
 )  # fmt: skip
 def test_impossible_arguments_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="DivergenceGuard needs"):
+    with pytest.raises(UsageError, match="DivergenceGuard"):
         DivergenceGuard(**options)

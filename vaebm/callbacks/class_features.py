@@ -12,6 +12,7 @@ from vaebm.errors import DataError, UsageError
 from vaebm.metrics import FrechetDistance
 from vaebm.models.classifier import FeatureExtractor, SmallClassifier, train_classifier
 
+IRRELEVANT = ("root", "batch_size", "num_workers", "download")  # of a datamodule's options
 BATCH = 500  # images at once: the activations of a whole data set would not fit in memory
 
 
@@ -41,6 +42,7 @@ def classifier_of(
         "shape": list(images.shape),
         "num_classes": data.num_classes,
         "epochs": epochs,
+        "options": {k: v for k, v in data.hparams.items() if k not in IRRELEVANT},
     }
     if path and path.exists():
         return _read(path, settings).to(device)

@@ -239,9 +239,9 @@ class Energy(Configurable, nn.Module, ABC):
         Raises:
             UsageError: If it fails.
         """
-        training, device = self.training, next((p.device for p in self.parameters()), None)
+        training, like = self.training, next(self.parameters(), torch.zeros(()))
         try:
-            self.eval()(torch.zeros(1, *shape, device=device))
+            self.eval()(like.new_zeros(1, *shape))
         except (RuntimeError, ValueError) as error:
             raise UsageError(
                 f"{type(self).__name__} fails on the VAE's images of shape {tuple(shape)}: {error}"

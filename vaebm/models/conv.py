@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vaebm.distributions import DiagonalNormal, GaussianPixels
 from vaebm.errors import UsageError
 from vaebm.models.base import Energy, models
-from vaebm.models.layers import SpectralPenalty, weight_matrices
+from vaebm.models.layers import SpectralPenalty, float32_linear, weight_matrices
 from vaebm.models.vector import VectorVAE
 
 
@@ -125,8 +125,7 @@ class ConvEnergy(Energy):
 
     def forward(self, image: Tensor) -> Tensor:
         """Energies ``(B,)`` of images ``(B, C, H, W)`` in [0, 1]."""
-        energy: Tensor = self.linear(self.net(2 * image - 1)).squeeze(1)
-        return energy
+        return float32_linear(self.linear, self.net(2 * image - 1)).squeeze(1)
 
     def penalty(self) -> Tensor:
         """Sum of the convolutions' spectral norms."""

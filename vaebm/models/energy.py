@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaebm.distributions import at_least_float32
 from vaebm.errors import UsageError
 from vaebm.models.base import Energy, models
 from vaebm.models.data_init import data_dependent_init
-from vaebm.models.layers import SpectralPenalty, weight_matrices, wn_conv
+from vaebm.models.layers import SpectralPenalty, float32_linear, weight_matrices, wn_conv
 
 
 class Layout(NamedTuple):
@@ -130,8 +131,7 @@ class ResidualEnergy(Energy):
                 f"image sides of {tuple(image.shape[-2:])} are no multiples of {self.stride}"
             )
         features = self.blocks(scaled_silu(self.conv1(image)))
-        energy: Tensor = self.linear(features.sum((2, 3))).squeeze(1)
-        return energy
+        return float32_linear(self.linear, at_least_float32(features).sum((2, 3))).squeeze(1)
 
     def penalty(self) -> Tensor:
         """Sum of the convolutions' spectral norms."""

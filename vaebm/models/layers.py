@@ -26,6 +26,23 @@ def mlp(widths: Sequence[int], activation: Callable[[], nn.Module] = nn.SiLU) ->
     return nn.Sequential(*layers[:-1])
 
 
+def float32_linear(layer: nn.Module, features: Tensor) -> Tensor:
+    """A linear layer in float32 or wider, also under autocast.
+
+    Energies need it: bf16 would round them to three digits, and their differences along a chain to
+    nothing.
+    """
+    kind = features.device.type
+    wide = (
+        torch.autocast(kind, enabled=False)
+        if torch.amp.is_autocast_available(kind)  # not on the meta device
+        else nullcontext()
+    )
+    with wide:
+        output: Tensor = layer(at_least_float32(features))
+    return output
+
+
 def weight_matrices(module: nn.Module, *kinds: type[nn.Linear | nn.Conv2d]) -> dict[str, Tensor]:
     """The effective weights of all layers below `module` as matrices ``(O, I·k·k)``, by name.
 

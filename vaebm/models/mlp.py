@@ -4,7 +4,7 @@ from torch import Tensor
 
 from vaebm.distributions import DiagonalNormal
 from vaebm.models.base import Energy, models
-from vaebm.models.layers import SpectralPenalty, mlp, weight_matrices
+from vaebm.models.layers import SpectralPenalty, float32_linear, mlp, weight_matrices
 from vaebm.models.vector import VectorVAE
 
 
@@ -68,8 +68,10 @@ class MLPEnergy(Energy):
 
     def forward(self, image: Tensor) -> Tensor:
         """Energies ``(B,)`` of points ``(B, data_dim)``."""
-        energy: Tensor = self.net(image).squeeze(1)
-        return energy
+        *hidden, last = self.net
+        for layer in hidden:
+            image = layer(image)
+        return float32_linear(last, image).squeeze(1)
 
     def penalty(self) -> Tensor:
         """Sum of the layers' spectral norms."""
