@@ -9,12 +9,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+# What is drawn: label, scale and range, beyond which a training has run away.
 SIGNS = {
-    "accept_prob": "Metropolis acceptance",
-    "grad_norm": "drift ‖∂U/∂ε‖",
-    "state_square": "mean square of latents",
-    "energy_magnitude": "mean |E|",
-    "energy_gap": "energy gap",
+    "accept_prob": ("Metropolis acceptance", "linear", (0.2, 1)),
+    "grad_norm": ("drift ‖∂U/∂ε‖", "log", (10, 1e3)),
+    "state_square": ("mean square of latents", "linear", (0, 5)),
+    "energy_magnitude": ("mean |E|", "log", (1, 1e5)),
+    "energy_gap": ("energy gap", "linear", (-250, 50)),
 }
 
 
@@ -46,10 +47,8 @@ def draw(runs: dict[str, Path], window: int) -> Figure:
                 continue
             steps, values = zip(*signs[name], strict=True)
             axis.plot(steps, smooth(list(values), window), label=title, linewidth=1)
-    for axis, (name, label) in zip(axes, SIGNS.items(), strict=True):
-        axis.set_ylabel(label)
-        if name in ("energy_magnitude", "grad_norm"):
-            axis.set_yscale("log")
+    for axis, (label, scale, limits) in zip(axes, SIGNS.values(), strict=True):
+        axis.set(ylabel=label, yscale=scale, ylim=limits)
     axes[0].legend(frameon=False)
     axes[-1].set_xlabel("training step")
     return figure

@@ -295,12 +295,9 @@ def test_training_logs_energies_and_the_signs_of_a_divergence(tmp_path: Path) ->
     assert set(trainer.callback_metrics) == {f"train/{name}" for name in LOGGED}
 
 
-@pytest.mark.parametrize("sampler", [LangevinSampler(1), LangevinSampler(3, noise_scale=0.0)])
-def test_acceptance_is_not_logged_where_there_is_none(
-    tmp_path: Path, sampler: LangevinSampler
-) -> None:
+def test_acceptance_is_not_logged_where_there_is_none(tmp_path: Path) -> None:
     stage, trainer = ebm_stage(), small_trainer(tmp_path)
-    stage.sampler = sampler
+    stage.sampler = LangevinSampler(3, noise_scale=0.0)
     trainer.fit(stage, toy_data())
     assert set(trainer.callback_metrics) == {f"train/{name}" for name in LOGGED - {"accept_prob"}}
 
@@ -330,11 +327,11 @@ def test_logged_energies_are_those_of_data_and_chain_ends() -> None:
         assert found[name] == pytest.approx(float(value), abs=1e-5), name
 
 
-def test_logged_acceptance_is_the_mean_of_all_moves_that_have_one() -> None:
+def test_logged_acceptance_is_the_mean_of_all_steps() -> None:
     stage = linear_stage()
     _, _, info = stage.negatives(8, stage.training_generator())
     assert info.accept_prob is not None
-    expected = float(info.accept_prob[1:].mean())
+    expected = float(info.accept_prob.mean())
     assert logged(stage, torch.randn(8, 3))["accept_prob"] == pytest.approx(expected)
 
 

@@ -216,8 +216,8 @@ class EBMStage(Stage):
         """The signs of a divergence that come first; `DivergenceGuard` watches them."""
         square = self.space.latents(self.vae, state).square().mean()
         values = {"grad_norm": info.grad_norm.mean(), "state_square": square}
-        if info.accept_prob is not None and len(info.accept_prob) > 1:
-            values["accept_prob"] = info.accept_prob.nanmean()
+        if info.accept_prob is not None:
+            values["accept_prob"] = info.accept_prob.mean()
         self.log_dict({f"train/{name}": value for name, value in values.items()})
 
     def configure_gradient_clipping(

@@ -40,7 +40,7 @@ class StepInfo(NamedTuple):
         grad_norm: ‖∂U/∂state‖ there, ``(B,)``; zero for kernels without gradient.
         accept_prob: Probability with which a Metropolis test accepted the move, ``(B,)``. Kernels
             without a test may tell what it would have said of the move before this one, which
-            costs nothing; NaN at a chain's first step.
+            costs nothing; 1 at a chain's first step, which has none before.
     """
 
     potential: Tensor

@@ -95,7 +95,7 @@ class LangevinSampler(Sampler):
         if self.noise_scale == 0:
             return None
         if before is None:
-            return torch.full_like(here.state[:, 0], torch.nan)
+            return torch.ones_like(here.state[:, 0])
         # Less noise is Langevin dynamics at the temperature c² with a step of η c².
         temperature = self.noise_scale**2
         ratio = langevin_log_ratio(before, here, self.step_size) / temperature
