@@ -74,12 +74,18 @@ def test_interpreter_of_the_other_tests_gives_what_is_recorded(io: dict[str, Any
 # Initialisation by data
 
 
-def test_initialisation_by_data_gives_the_weights_recorded(
-    io: dict[str, Any], dtype: torch.dtype
-) -> None:
+def initialised(io: dict[str, Any], dtype: torch.dtype) -> ResidualEnergy:
+    """The recorded new network, after its initialisation."""
     recorded = io["data_init"]
     energy = energy_of({"model": recorded["raw_state"]}, "raw").to(dtype)
     energy.initialise(recorded["images"].to(dtype))
+    return energy
+
+
+def test_initialisation_by_data_gives_the_weights_recorded(
+    io: dict[str, Any], dtype: torch.dtype
+) -> None:
+    recorded, energy = io["data_init"], initialised(io, dtype)
     single = dtype == torch.float32
     expected = recorded["state_after"] if single else io["f64"]["data_init_state_after"]
     own, names = energy.state_dict(), energy_names(energy)
@@ -92,9 +98,7 @@ def test_initialisation_by_data_gives_the_weights_recorded(
 def test_energies_after_initialisation_by_data_are_those_recorded(
     io: dict[str, Any], dtype: torch.dtype
 ) -> None:
-    recorded = io["data_init"]
-    energy = energy_of({"model": recorded["raw_state"]}, "raw").to(dtype)
-    energy.initialise(recorded["images"].to(dtype))
+    recorded, energy = io["data_init"], initialised(io, dtype)
     single = dtype == torch.float32
     expected = recorded["energy_of_init_batch"] if single else io["f64"]["data_init_energy"]
     torch.testing.assert_close(energy(recorded["images"].to(dtype)), expected, **closeness(dtype))

@@ -42,7 +42,7 @@ def classifier_of(
         "shape": list(images.shape),
         "num_classes": data.num_classes,
         "epochs": epochs,
-        "options": {k: v for k, v in data.hparams.items() if k not in IRRELEVANT},
+        "options": {k: v for k, v in data.hparams.items() if is_relevant(k)},
     }
     if path and path.exists():
         return _read(path, settings).to(device)
@@ -53,6 +53,11 @@ def classifier_of(
         torch.save({**settings, "weights": classifier.state_dict()}, part)
         os.replace(part, path)
     return classifier
+
+
+def is_relevant(option: str) -> bool:
+    """Whether an option of a datamodule says what its images are; LightningCLI adds some with _."""
+    return not option.startswith("_") and option not in IRRELEVANT
 
 
 def _read(path: Path, settings: dict[str, Any]) -> SmallClassifier:

@@ -12,11 +12,12 @@ from vaebm.errors import UsageError
 class ClassifierFrechet(Callback):
     """Logs Fréchet distances to real images, where Inception is too large or not at hand.
 
-    After a test: ``test/frechet_vae``, ``test/frechet_vaebm`` and what a perfect model of this data
-    would reach, ``test/frechet_test_set``, or ``test/frechet_train_set`` if the reference is the
-    test set. The features are those of a small classifier that is trained here on the labelled
-    training images, always from the same seed, so that distances of different runs can be
-    compared; its ``test/classifier_accuracy`` says how much the features are worth.
+    After a test: ``test/frechet_vae``, ``test/frechet_vaebm`` (of an energy on x alone
+    ``test/frechet_ebm``) and what a perfect model of this data would reach,
+    ``test/frechet_test_set``, or ``test/frechet_train_set`` if the reference is the test set. The
+    features are those of a small classifier that is trained here on the labelled training images,
+    always from the same seed, so that distances of different runs can be compared; its
+    ``test/classifier_accuracy`` says how much the features are worth.
 
     Args:
         num_samples: Samples of each model.
@@ -53,11 +54,12 @@ class ClassifierFrechet(Callback):
         train = labelled(data.parts.train, pl_module.device)[0]
         test, labels = labelled(data.parts.test, pl_module.device)
         classifier = classifier_of(data, pl_module.device, self.epochs, self.cache)
-        reference, other = (train, test) if self.reference == "train" else (test, train)
-        distances = Distances(classifier, reference)
-        name = "test_set" if self.reference == "train" else "train_set"
-        real = other if self.reference == "train" else other[: self.num_samples]
-        pl_module.log(f"test/frechet_{name}", distances.to(real))
+        if self.reference == "train":
+            distances = Distances(classifier, train)
+            pl_module.log("test/frechet_test_set", distances.to(test))
+        else:
+            distances = Distances(classifier, test)
+            pl_module.log("test/frechet_train_set", distances.to(train[: self.num_samples]))
         samples = draw_panels(
             pl_module, self.num_samples, num_steps=self.num_steps, seed=self.sample_seed
         )

@@ -40,15 +40,18 @@ class DivergenceGuard(Callback):
     """Returns to the last good weights before a training of stage 2 runs away.
 
     Energies grow sharper until chains of few steps can no longer follow them; then chains end where
-    E is high, the contrast pushes E up there, and E runs away. The energy gap tells last. This
-    guard watches, over `window` steps, what tells first: ``train/accept_prob`` (the step size is
-    too large for E), ``train/grad_norm`` (the drift grows fast), ``train/state_square`` (chains
-    leave the prior) and ``train/energy_magnitude``. When one leaves its range, the weights, their
-    averages and the optimiser return to a snapshot that is at least `lag` steps old, or to the
-    first of the run; persistent chains start afresh, the learning rate is multiplied by
-    `lr_factor`, and the stage gets the terms of the loss that prevent a divergence, `offset_weight`
-    and `gap_scale`, if it had none. After `max_returns` returns the next sign ends the training,
-    with the good weights in the last checkpoint. So does a loss that is no number, at once.
+    E is high, the contrast pushes E up there, and E runs away. This guard watches, over `window`
+    steps, what tells of it first: ``train/accept_prob`` (the step size is too large for E),
+    ``train/grad_norm`` (the drift grows fast), ``train/state_square`` (chains leave the prior) and
+    ``train/energy_magnitude``. When one leaves its range, the weights, their averages and the
+    optimiser return to a snapshot that is at least `lag` steps old, or to the first of the run;
+    persistent chains start afresh, the learning rate is multiplied by `lr_factor`, and the stage
+    gets `offset_weight` and `gap_scale`, which make the next return rarer, if it had none. After
+    `max_returns` returns the next sign ends the training, with the good weights in the last
+    checkpoint. So does a loss that is no number, at once.
+
+    It does not see the slow decay in which E becomes a flat classifier of data and samples: there
+    only ``train/energy_gap`` falls, over thousands of steps.
 
     Args:
         min_accept: Smallest mean acceptance that a Metropolis test would have shown. 0 for chains

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -49,7 +50,9 @@ def _initialise(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
     norm = log_weight_norm_of(layer)
     assert norm is not None
     norm.log_weight_norm.zero_()
-    output = layer._conv_forward(inputs[0], layer.weight, None)
+    output = F.conv2d(
+        inputs[0], layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups
+    )
     mean, scale = output.mean((0, 2, 3)), 5 * output.std((0, 2, 3)) + 1e-5
     norm.log_weight_norm.copy_(-scale.log()[:, None, None, None])
     if layer.bias is not None:
