@@ -22,9 +22,10 @@ from vaebm.cli import main
 ON_X = [
     "--model.sampler=LangevinSampler",
     "--model.sampler.num_steps=20",
-    "--model.sampler.step_size=1e-2",
-    "--model.sampler.noise_scale=0.1",
+    "--model.sampler.step_size=0.1",
+    "--model.sampler.noise_scale=0.03",  # 0.01 a step: the VAE's pixel noise is twice that
     "--model.space=DataSpace",
+    "--model.gap_scale=null",  # chains from noise start far above the data: the loss would fade
 ]
 REPLAY = ["--model.replay=ReplayBuffer", "--model.replay.capacity=2000"]
 REPLAY += ["--model.replay.reuse_prob=0.6", "--model.replay.ramp_steps=100"]

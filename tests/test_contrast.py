@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from tests.toys import QuadraticEnergy
 from tests.training import ebm_stage
-from vaebm.contrast import gap_loss, magnitude, squared_offset
+from vaebm.contrast import gap_loss, magnitude, squared_offset, squared_slope
 from vaebm.errors import UsageError
 
 
@@ -53,3 +54,17 @@ def test_offset_ignores_the_gap() -> None:
 def test_scale_that_is_not_positive_is_refused(scale: float) -> None:
     with pytest.raises(UsageError, match="gap_scale"):
         ebm_stage(gap_scale=scale)
+
+
+def test_squared_slope_of_a_quadratic_is_known() -> None:
+    energy, x = QuadraticEnergy(0.7, 0.2), torch.randn(6, 3, requires_grad=True)
+    slope = squared_slope(energy(x), x)
+    squares = (x - 0.2).square().sum(1).mean().detach()
+    torch.testing.assert_close(slope, 0.7**2 * squares)
+    (grad,) = torch.autograd.grad(slope, energy.curvature)
+    torch.testing.assert_close(grad, 2 * 0.7 * squares)
+
+
+def test_squared_slope_of_images_sums_over_colours_and_pixels() -> None:
+    x = torch.rand(2, 3, 4, 4, requires_grad=True)
+    assert float(squared_slope(2 * x.sum((1, 2, 3)), x)) == 4 * 3 * 4 * 4

@@ -95,6 +95,18 @@ def gradient(stage: EBMStage, x_data: Tensor) -> Tensor:
     return torch.stack([p.grad for p in stage.energy.parameters()])  # type: ignore[misc]
 
 
+def test_slope_penalty_counts_data_and_model_alike() -> None:
+    plain, x_data = silent(linear_stage()), torch.randn(8, 3)
+    steep = silent(linear_stage(gradient_weight=0.3))
+    x_model, *_ = plain.negatives(8, plain.training_generator())
+    found = gradient(steep, x_data) - gradient(plain, x_data)
+    # The mean of ‖k (x − c)‖² over all sixteen images, by k and by c.
+    off = torch.cat([x_data, x_model]) - 0.2
+    by_curvature = 2 * 0.7 * off.square().sum(1).mean()
+    by_centre = -2 * 0.7**2 * off.sum(1).mean()
+    torch.testing.assert_close(found, 0.3 * torch.stack([by_curvature, by_centre]))
+
+
 def test_offset_penalty_leaves_the_gradient_of_the_gap() -> None:
     stage, x_data = silent(linear_stage(offset_weight=0.3)), torch.randn(8, 3)
     total = gradient(stage, x_data)
@@ -129,6 +141,7 @@ def test_offset_penalty_holds_the_constant_of_the_energy(tmp_path: Path) -> None
     [
         ({"contrast": "x"}, "contrast is 'x', but 'sample' or 'mean' is due"),
         ({"spectral_weight": -1.0}, "must not be negative"),
+        ({"gradient_weight": -1.0}, "must not be negative"),
         ({"magnitude_weight": -1e-3}, "must not be negative"),
         ({"offset_weight": -0.1}, "must not be negative"),
         ({"data_init_batches": -1}, "data_init_batches must not be negative"),

@@ -43,6 +43,7 @@ ORDER = [
     "samplers.*",
     "samplers.replay",
     "samplers",
+    "signs",
     "spaces",
     "checkpoint",
     "datamodules.base",

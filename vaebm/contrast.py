@@ -1,5 +1,6 @@
 """What stage 2 minimises besides the plain energy gap, as functions of the energies."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,3 +31,21 @@ def squared_offset(energy_data: Tensor, energy_model: Tensor) -> Tensor:
     normalise gradients, as Adam does, walk along it without end.
     """
     return (0.5 * (energy_data.mean() + energy_model.mean())).square()
+
+
+def squared_slope(energies: Tensor, image: Tensor) -> Tensor:
+    """Mean of ‖∂E/∂x‖² over images, to be differentiated on by the weights.
+
+    With the gap it has a minimum at an E that slopes all the way from the samples to the data: one
+    that is steep between them and flat around both costs more. Neither steeper nor flatter energies
+    gain anything there.
+
+    Args:
+        energies: E of the images, ``(B,)``, computed from `image`.
+        image: Images, ``(B, C, H, W)`` or points ``(B, 2)``, that require gradients.
+
+    References:
+        Which Training Methods for GANs do actually Converge? (Mescheder, Geiger, Nowozin, 2018).
+    """
+    (slope,) = torch.autograd.grad(energies.sum(), image, create_graph=True)
+    return slope.flatten(1).square().sum(1).mean()

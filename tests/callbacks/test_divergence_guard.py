@@ -148,14 +148,21 @@ def test_return_lowers_a_scheduled_learning_rate_for_good(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [((0.0, None), (0.02, 7.0)), ((0.1, 3.0), (0.1, 3.0))]
+    ("before", "after"),
+    [((0.0, None, 0.0), (0.02, 7.0, 0.03)), ((0.1, 3.0, 0.2), (0.1, 3.0, 0.2))],
 )
 def test_return_gives_the_stage_the_terms_it_lacks(
-    tmp_path: Path, before: tuple[float, float | None], after: tuple[float, float]
+    tmp_path: Path,
+    before: tuple[float, float | None, float],
+    after: tuple[float, float, float],
 ) -> None:
-    stage = ebm_stage(offset_weight=before[0], gap_scale=before[1])
-    train(tmp_path, small_guard(offset_weight=0.02, gap_scale=7.0), Alarms(5), stage=stage)
-    assert (stage.offset_weight, stage.gap_scale) == after
+    offset_weight, gap_scale, spectral_weight = before
+    stage = ebm_stage(
+        offset_weight=offset_weight, gap_scale=gap_scale, spectral_weight=spectral_weight
+    )
+    guard = small_guard(offset_weight=0.02, gap_scale=7.0, spectral_weight=0.03)
+    train(tmp_path, guard, Alarms(5), stage=stage)
+    assert (stage.offset_weight, stage.gap_scale, stage.spectral_weight) == after
 
 
 def test_sound_training_keeps_its_loss(tmp_path: Path) -> None:
@@ -290,7 +297,7 @@ def test_a_run_that_explodes_ends_with_finite_weights(tmp_path: Path) -> None:
     [
         {"min_accept": -0.1}, {"min_accept": 1.0}, {"lr_factor": 0.0}, {"lr_factor": 1.5},
         {"window": 0}, {"lag": 0}, {"max_returns": -1}, {"offset_weight": -1.0},
-        {"gap_scale": 0.0}, {"max_energy": 0.0},
+        {"spectral_weight": -1.0}, {"gap_scale": 0.0}, {"max_energy": 0.0},
     ],
 )  # fmt: skip
 def test_impossible_arguments_are_refused(options: dict[str, float]) -> None:

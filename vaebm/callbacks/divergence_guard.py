@@ -46,8 +46,8 @@ class DivergenceGuard(Callback):
     ``train/energy_magnitude``. When one leaves its range, the weights, their averages and the
     optimiser return to a snapshot that is at least `lag` steps old, or to the first of the run;
     persistent chains start afresh, the learning rate is multiplied by `lr_factor`, and the stage
-    gets `offset_weight` and `gap_scale`, which make the next return rarer, if it had none. After
-    `max_returns` returns the next sign ends the training, with the good weights in the last
+    gets `offset_weight`, `gap_scale` and `spectral_weight`, which make the next return rarer, if it
+    had none. After `max_returns` returns the next sign ends the training, with the good weights in the last
     checkpoint. So does a loss that is no number, at once.
 
     It does not see the slow decay in which E becomes a flat classifier of data and samples: there
@@ -66,6 +66,7 @@ class DivergenceGuard(Callback):
         offset_weight: Smallest ``offset_weight`` of the stage from the first return on.
         gap_scale: ``gap_scale`` of the stage from the first return on, if it had none; None leaves
             it at the paper's loss.
+        spectral_weight: Smallest ``spectral_weight`` of the stage from the first return on.
         max_returns: Returns before the training ends.
     """
 
@@ -82,6 +83,7 @@ class DivergenceGuard(Callback):
         lr_factor: float = 0.5,
         offset_weight: float = 0.01,
         gap_scale: float | None = 10.0,
+        spectral_weight: float = 0.02,
         max_returns: int = 3,
     ) -> None:
         if not 0 <= min_accept < 1 or not 0 < lr_factor <= 1:
@@ -90,9 +92,9 @@ class DivergenceGuard(Callback):
         limits["energy_magnitude"] = max_energy
         if not all(value is None or value > 0 for value in (*limits.values(), gap_scale)):
             raise UsageError("limits and gap_scale of DivergenceGuard are above 0, or null")
-        if min(window, lag) < 1 or min(max_returns, offset_weight) < 0:
+        if min(window, lag) < 1 or min(max_returns, offset_weight, spectral_weight) < 0:
             raise UsageError(
-                "DivergenceGuard needs window ≥ 1, lag ≥ 1, max_returns ≥ 0 and offset_weight ≥ 0"
+                "DivergenceGuard needs window ≥ 1, lag ≥ 1, max_returns ≥ 0 and weights ≥ 0"
             )
         self.min_accept = min_accept
         self.limits = limits
@@ -101,6 +103,7 @@ class DivergenceGuard(Callback):
         self.lr_factor = lr_factor
         self.offset_weight = offset_weight
         self.gap_scale = gap_scale
+        self.spectral_weight = spectral_weight
         self.max_returns = max_returns
         self.returns = 0
         self._first = self._seen = 0
@@ -192,6 +195,7 @@ class DivergenceGuard(Callback):
         if self.returns and isinstance(pl_module, EBMStage):
             pl_module.offset_weight = max(pl_module.offset_weight, self.offset_weight)
             pl_module.gap_scale = pl_module.gap_scale or self.gap_scale
+            pl_module.spectral_weight = max(pl_module.spectral_weight, self.spectral_weight)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -100,6 +100,7 @@ def draw_rows(rows: list[tuple[int, float, float]], energy_data: float, trained:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(steps, distance, "o-")
+    left.margins(y=0.1)
     left.set(ylabel="Fréchet distance", ylim=(0, None))
     right.plot(steps, energy, "o-", label="samples")
     right.axhline(energy_data, color="black", linewidth=1, label="test images")
