@@ -47,8 +47,8 @@ def image_stage(energy_seed: int = 0) -> EBMStage:
         energy = ResidualEnergy(1, channels=4, multipliers=(1, 2), halvings=(0,))
     sampler = LangevinSampler(2, step_size=0.01)
     return EBMStage(
-        energy, sampler, NoiseSpace(), vae=vae, lr=LR, offset_weight=0.1, data_init_batches=1,
-        seed=5,
+        energy, sampler, NoiseSpace(), vae=vae, lr=LR, offset_weight=0.1, gradient_weight=0.1,
+        data_init_batches=1, seed=5,
     )  # fmt: skip
 
 

@@ -47,8 +47,8 @@ class DivergenceGuard(Callback):
     optimiser return to a snapshot that is at least `lag` steps old, or to the first of the run;
     persistent chains start afresh, the learning rate is multiplied by `lr_factor`, and the stage
     gets `offset_weight`, `gap_scale` and `spectral_weight`, which make the next return rarer, if it
-    had none. After `max_returns` returns the next sign ends the training, with the good weights in the last
-    checkpoint. So does a loss that is no number, at once.
+    had none. After `max_returns` returns the next sign ends the training, with the good weights in
+    the last checkpoint. So does a loss that is no number, at once.
 
     It does not see the slow decay in which E becomes a flat classifier of data and samples: there
     only ``train/energy_gap`` falls, over thousands of steps.
