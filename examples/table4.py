@@ -1,7 +1,8 @@
 """The paper's Table 4 in small: VAE, VAEBM and two baselines on x, on CIFAR-10 and two CPU cores.
 
 Trains every variant of stage 2 on one small VAE with several seeds, and measures Fréchet distances
-of samples to the test set in the features of a classifier. What is there already is not done again.
+of samples to the test set in the features of a classifier. What is there already is not done
+again, and an interrupted training goes on.
 
     vaebm fit --config cifar10_vae_small.yaml --data.root data
     python examples/table4.py --vae runs/cifar10_vae_small/version_0/checkpoints/last.ckpt
@@ -57,10 +58,11 @@ def measure(variant: str, seed: int, options: argparse.Namespace) -> dict[str, f
         common += ["--seed_everything", str(seed), f"{logger}.save_dir", options.output]
         common += [f"{logger}.name", folder.name]
         checkpoint = folder / "fit" / "checkpoints" / "last.ckpt"
-        done = folder / "fit" / "done"  # a checkpoint may be one of an interrupted training
-        if not done.exists():
+        done = folder / "fit" / "done"
+        if not done.exists():  # go on from the checkpoint of an interrupted training
+            resume = ["--ckpt_path", str(checkpoint)] if checkpoint.exists() else []
             run("fit", *common, f"{logger}.version", "fit", "--model.vae_checkpoint", options.vae,
-                *VARIANTS[variant])  # fmt: skip
+                *VARIANTS[variant], *resume)  # fmt: skip
             done.touch()
         run("test", *common, f"{logger}.version", "test", "--ckpt_path", str(checkpoint))
     found: dict[str, float] = json.loads(metrics.read_text())

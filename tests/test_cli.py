@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -447,3 +448,16 @@ def test_saved_config_repeats_the_training(vaebm: Run, orphan: Trained) -> None:
     )
     assert again.code == 0
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_terminated_training_is_no_success(tmp_path: Path) -> None:
+    options = ["--config", "gaussians25_vae.yaml", "--trainer.log_every_n_steps", "1"]
+    command = [sys.executable, "-m", "vaebm.cli", "fit", *options]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not any(tmp_path.rglob("metrics.csv")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Traceback" not in err

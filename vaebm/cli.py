@@ -52,7 +52,7 @@ def main(args: list[str] | None = None) -> int:
         args: Arguments without the program's name; those of the process by default.
 
     Returns:
-        0, or 1 for an error, 2 for a wrong use, 130 if interrupted.
+        0, or 1 for an error, 2 for a wrong use, 130 if interrupted, 143 if terminated.
     """
     args = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
@@ -66,8 +66,7 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except SystemExit as stop:
-        interrupted = isinstance(stop.__context__, KeyboardInterrupt)
-        return 130 if interrupted else stop.code if isinstance(stop.code, int) else 0
+        return exit_code(stop)
     except Exception as raised:
         if debug:
             traceback.print_exc()
@@ -75,6 +74,16 @@ def main(args: list[str] | None = None) -> int:
         print(f"vaebm: error: {first_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0
+
+
+def exit_code(stop: SystemExit) -> int:
+    """The exit code that a SystemExit stands for."""
+    if isinstance(stop.__context__, KeyboardInterrupt):
+        return 130
+    # Lightning ends a training so on SIGTERM; told by name, since Lightning may not be imported.
+    if type(stop).__name__ == "SIGTERMException":
+        return 143
+    return stop.code if isinstance(stop.code, int) else 0
 
 
 def dispatch(args: list[str]) -> None:
