@@ -201,10 +201,9 @@ class EBMStage(Stage):
         self.require_finite(loss, x_data)
         self.log("train/energy_gap", energy_gap, prog_bar=True)
         self.log("train/penalty", penalty)
-        for name, value in energy_signs(energy_data, energy_model).items():
-            self.log(f"train/energy_{name}", value)
-        latents = self.space.latents(self.vae, state)
-        self.log_dict({f"train/{name}": v for name, v in chain_signs(latents, info).items()})
+        signs = energy_signs(energy_data, energy_model)
+        signs |= chain_signs(self.space.latents(self.vae, state), info)
+        self.log_dict({f"train/{name}": value for name, value in signs.items()})
         return loss
 
     def penalty(self, energy_data: Tensor, energy_model: Tensor) -> Tensor:

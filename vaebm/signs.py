@@ -8,7 +8,8 @@ from vaebm.samplers.base import StepInfo
 def energy_signs(energy_data: Tensor, energy_model: Tensor) -> dict[str, Tensor]:
     """Means of the energies of data and samples, ``(B,)`` each, and the mean of |E|."""
     size = 0.5 * (energy_data.abs().mean() + energy_model.abs().mean())
-    return {"data": energy_data.mean(), "model": energy_model.mean(), "magnitude": size}
+    means = {"energy_data": energy_data.mean(), "energy_model": energy_model.mean()}
+    return {**means, "energy_magnitude": size}
 
 
 def chain_signs(latents: Tensor, info: StepInfo) -> dict[str, Tensor]:
