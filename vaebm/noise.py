@@ -81,6 +81,17 @@ class RowGenerators(Generator):
         self.rows = [generator_for(*place, index, device=device) for index in indices]
         self.manual_seed(self.rows[0].initial_seed())
 
+    def select(self, rows: Sequence[int]) -> "RowGenerators":
+        """The streams of some rows; they go on from where they are."""
+        selected = RowGenerators.__new__(RowGenerators, 0, rows, self.device)
+        selected.rows = [self.rows[row] for row in rows]
+        return selected
+
+
+def rows_of(generator: Generator | None, rows: Sequence[int]) -> Generator | None:
+    """The source of the noise of some rows of a batch: their streams, or the one that all share."""
+    return generator.select(rows) if isinstance(generator, RowGenerators) else generator
+
 
 def standard_normal(
     batch_size: int, *shape: int, generator: Generator | None, device: torch.device | str = "cpu"

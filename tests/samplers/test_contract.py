@@ -1,14 +1,16 @@
-"""What every registered sampler promises, with its default arguments."""
+"""What every registered sampler promises, plug-ins included, with its default arguments."""
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.samplers.targets import LEVEL, Gaussian
 from tests.toys import QuadraticEnergy, half_square
 from vaebm.noise import RowGenerators, generator_for
 from vaebm.samplers import Sampler, samplers
 
 B, D, K = 6, 4, 3
+samplers.load_plugins()
 
 
 @pytest.fixture(params=samplers.names())
@@ -137,3 +139,19 @@ def test_standard_normal_is_left_as_it_is(sampler: Sampler) -> None:
     # 5 standard errors of 2,000 chains' mean and variance, 0.11 and 0.16, and room for a bias.
     assert (state.mean(0).abs() < 0.15).all()
     assert ((state.var(0) - 1).abs() < 0.2).all()
+
+
+def test_exact_draws_stay_exact_where_the_kernel_says_so(sampler: Sampler) -> None:
+    if not sampler.leaves_target:
+        pytest.skip("this kernel has a bias, and says so")
+    target = Gaussian(condition=4)
+    state, _ = sampler.run(target, target.draw(20_000, 5), generator=generator_for(6))
+    assert target.p_value(state) > LEVEL
+
+
+def test_chains_of_one_step_after_the_other_are_one_chain(
+    sampler: Sampler, potential: QuadraticEnergy, start: Tensor
+) -> None:
+    *_, (last, _) = sampler.iterate(potential, start, num_steps=K, generator=generator_for(1))
+    state, _ = sampler.run(potential, start, num_steps=K, generator=generator_for(1))
+    assert torch.equal(last.state, state)

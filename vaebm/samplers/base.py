@@ -1,8 +1,8 @@
 """Contracts of the samplers: Potential, Chain, StepInfo, Sampler, and the only loop over steps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -23,20 +23,25 @@ class Chain(NamedTuple):
         potential: U at `state`, ``(B,)``, where the kernel knows it already.
         grad: ∂U/∂state at `state`, ``(B, D)``, where the kernel knows it already.
         before: Where it stood a step ago, for kernels that compare the two; goes back no further.
+        memory: What the kernel itself carries from step to step, such as step sizes it adapts: a
+            tuple of tensors of B rows, or of such tuples.
+        progress: How much of the chain is done, 0 at the first step and 1 at the last.
     """
 
     state: Tensor
     potential: Tensor | None = None
     grad: Tensor | None = None
     before: "Chain | None" = None
+    memory: Any = None
+    progress: float = 0.0
 
 
 class StepInfo(NamedTuple):
     """What a person wants to see of a step; never fed back.
 
     Attributes:
-        potential: U where the kernel evaluated it last, ``(B,)``: Langevin dynamics at the start
-            of the step, resampling at its end.
+        potential: U where the kernel knows it, ``(B,)``: unadjusted Langevin dynamics at the start
+            of the step, the others at its end.
         grad_norm: ‖∂U/∂state‖ there, ``(B,)``; zero for kernels without gradient.
         accept_prob: Probability with which a Metropolis test accepted the move, ``(B,)``. Kernels
             without a test may tell what it would have said of the move before this one, which
@@ -62,8 +67,24 @@ class Sampler(Configurable, ABC):
 
     uses_start = True
 
+    @property
+    def leaves_target(self) -> bool:
+        """Whether a step leaves the target exactly as it is: a chain there from draws of it stays.
+
+        A kernel with a Metropolis test does, unless it adapts; unadjusted ones have a bias.
+        """
+        return False
+
     def __init__(self, num_steps: int) -> None:
         self.num_steps = check_num_steps(num_steps)
+
+    def first(self, state: Tensor) -> Chain:
+        """Chains at their first states; a kernel with a memory makes it here.
+
+        Args:
+            state: First states, ``(B, D)``.
+        """
+        return Chain(state)
 
     @abstractmethod
     def step(
@@ -101,16 +122,35 @@ class Sampler(Configurable, ABC):
         Returns:
             The last states ``(B, D)``, detached, and the infos stacked to ``(K, B)``.
         """
-        num_steps = check_num_steps(self.num_steps if num_steps is None else num_steps)
+        steps = self.iterate(potential, start, num_steps=num_steps, generator=generator)
         infos = []
-        with torch.inference_mode(False), torch.enable_grad():
+        for chain, info in steps:  # noqa: B007 (the last one is used)
+            infos.append(info)
+        return chain.state.detach(), stack_infos(infos)
+
+    def iterate(
+        self,
+        potential: Potential,
+        start: Tensor,
+        *,
+        num_steps: int | None = None,
+        generator: Generator | None = None,
+    ) -> Iterator[tuple[Chain, StepInfo]]:
+        """Run chains and yield where they stand after every step; `run` keeps the last only.
+
+        The arguments are those of `run`.
+        """
+        num_steps = check_num_steps(self.num_steps if num_steps is None else num_steps)
+        with torch.inference_mode(False):
             # Never half precision: a Langevin step's noise would vanish in the rounding.
             dtype = torch.promote_types(start.dtype, torch.float32)
-            chain = Chain(start.detach().to(dtype, copy=True))
-            for _ in range(num_steps):
+            chain = self.first(start.detach().to(dtype, copy=True))
+        for index in range(num_steps):
+            # Within the step only: what runs between two steps keeps its own mode.
+            with torch.inference_mode(False), torch.enable_grad():
+                chain = chain._replace(progress=index / max(num_steps - 1, 1))
                 chain, info = self.step(potential, chain, generator=generator)
-                infos.append(info)
-        return chain.state.detach(), stack_infos(infos)
+            yield chain, info
 
 
 def check_num_steps(num_steps: int) -> int:

@@ -1,0 +1,88 @@
+"""Several kernels in one chain."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from vaebm.errors import UsageError
+from vaebm.noise import rows_of, uniform
+from vaebm.samplers.base import Chain, Potential, Sampler, StepInfo, samplers
+from vaebm.samplers.hmc import HMCSampler
+from vaebm.samplers.independence import IndependenceSampler
+from vaebm.samplers.rows import join, put, take
+
+
+@samplers.register
+class MixtureSampler(Sampler):
+    """A kernel drawn at every step and for every chain: kernel i with probability ∝ weights[i].
+
+    If each kernel leaves the target as it is, so does the mixture. The default combines jumps
+    from the VAE's prior, which find the modes, with trajectories that move within them.
+
+    Args:
+        kernels: The kernels; their own `num_steps` are not used. None is five jumps of
+            `IndependenceSampler` for each trajectory of `HMCSampler`, with their defaults.
+        weights: How often each is drawn, ≥ 0, up to a factor; None is equally often (for the
+            default kernels 5 to 1).
+        num_steps: Steps of a chain, of whichever kernel.
+
+    References:
+        Markov Chains for Exploring Posterior Distributions (Tierney, 1994), section 2.4.
+    """
+
+    def __init__(
+        self,
+        kernels: Sequence[Sampler] | None = None,
+        weights: Sequence[float] | None = None,
+        num_steps: int = 60,
+    ) -> None:
+        super().__init__(num_steps)
+        if kernels is None:
+            kernels, weights = (IndependenceSampler(), HMCSampler()), weights or (5.0, 1.0)
+        weights = [1.0] * len(kernels) if weights is None else weights
+        if not kernels or len(weights) != len(kernels):
+            raise UsageError(f"{len(weights)} weights for {len(kernels)} kernels: one each is due")
+        if min(weights) < 0 or sum(weights) <= 0:
+            raise UsageError(f"weights are {list(weights)}, but must be ≥ 0 and not all 0")
+        self.kernels = tuple(kernels)
+        self.weights = tuple(weight / sum(weights) for weight in weights)
+
+    @property
+    def leaves_target(self) -> bool:
+        """True if all kernels do."""
+        return all(kernel.leaves_target for kernel in self.kernels)
+
+    def first(self, state: Tensor) -> Chain:
+        """Chains at their first states, with the memory of every kernel."""
+        return Chain(state, memory=tuple(kernel.first(state).memory for kernel in self.kernels))
+
+    def step(
+        self, potential: Potential, chain: Chain, *, generator: Generator | None
+    ) -> tuple[Chain, StepInfo]:
+        """Draw a kernel for every chain, and make its step."""
+        state = chain.state
+        draws = uniform(len(state), generator=generator, device=state.device)
+        limits = torch.tensor(self.weights, device=state.device).cumsum(0)[:-1]
+        choice = torch.bucketize(draws, limits, right=True)
+        memory, parts = list(chain.memory), []
+        for index, kernel in enumerate(self.kernels):
+            rows = (choice == index).nonzero().squeeze(1)
+            if not len(rows):
+                continue
+            part = take(chain._replace(memory=memory[index], before=None), rows)
+            moved, info = kernel.step(potential, part, generator=rows_of(generator, rows.tolist()))
+            memory[index] = put(memory[index], rows, moved.memory)
+            parts.append((rows, moved._replace(memory=None, before=None), info))
+        order = torch.cat([rows for rows, _, _ in parts]).argsort()
+        joined = Chain(*join([moved for _, moved, _ in parts], order))
+        return joined._replace(memory=tuple(memory)), StepInfo(
+            *join([full(info) for _, _, info in parts], order)
+        )
+
+
+def full(info: StepInfo) -> StepInfo:
+    """The info of a kernel, with acceptance 1 where it has no test."""
+    if info.accept_prob is not None:
+        return info
+    return info._replace(accept_prob=torch.ones_like(info.potential))
