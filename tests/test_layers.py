@@ -50,6 +50,7 @@ ORDER = [
     "samplers.replay",
     "samplers",
     "annealing",
+    "diagnostics",
     "signs",
     "spaces",
     "checkpoint",

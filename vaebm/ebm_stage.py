@@ -1,6 +1,7 @@
 """Stage 2: train an energy on top of a frozen VAE."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, Self
 
 import torch
@@ -16,7 +17,7 @@ from vaebm.distributions import at_least_float32
 from vaebm.errors import UsageError
 from vaebm.models.base import VAE, Energy
 from vaebm.models.layers import cached_weights, frozen
-from vaebm.samplers.base import Sampler, StepInfo
+from vaebm.samplers.base import Potential, Sampler, StepInfo
 from vaebm.samplers.replay import ReplayBuffer
 from vaebm.signs import chain_signs, energy_signs
 from vaebm.spaces import Space, prior_noise
@@ -181,10 +182,14 @@ class EBMStage(Stage):
         self, start: Tensor, generator: Generator | None, num_steps: int | None = None
     ) -> tuple[Tensor, StepInfo]:
         """Move chains from ``(B, D)``: their ends ``(B, D)`` and infos ``(K, B)``."""
-        potential = self.space.potential(self.vae, self.energy)
-        # Weights do not change during a chain: their parametrizations are computed once.
-        with frozen(self.energy), cached_weights(self.vae, self.energy):
+        with self.frozen_potential() as potential:
             return self.sampler.run(potential, start, num_steps=num_steps, generator=generator)
+
+    @contextmanager
+    def frozen_potential(self) -> Iterator[Potential]:
+        """U of the chains, for a time in which weights do not change: each is computed once."""
+        with frozen(self.energy), cached_weights(self.vae, self.energy):
+            yield self.space.potential(self.vae, self.energy)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The contrastive loss with its penalties."""

@@ -29,6 +29,9 @@ class Purpose(IntEnum):
     FLIPS = 6
     ITEMS = 7
     RECALIBRATION = 8
+    CHAINS = 9
+    ANNEALING = 10
+    IMPORTANCE = 11
 
 
 def generator_for(*place: int, device: torch.device | str = "cpu") -> Generator:

@@ -1,5 +1,7 @@
 """Lightning callbacks: pictures, evaluation, files."""
 
+from vaebm.callbacks.annealed_likelihood import AnnealedLikelihood
+from vaebm.callbacks.chain_report import ChainReport
 from vaebm.callbacks.classifier_frechet import ClassifierFrechet
 from vaebm.callbacks.divergence_guard import DivergenceGuard
 from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
@@ -8,6 +10,8 @@ from vaebm.callbacks.sample_steps import SampleSteps
 from vaebm.callbacks.toy_evaluation import ToyEvaluation
 
 __all__ = [
+    "AnnealedLikelihood",
+    "ChainReport",
     "ClassifierFrechet",
     "DivergenceGuard",
     "MetricsFile",
