@@ -159,8 +159,8 @@ def autocorrelation(values: Tensor) -> NDArray[np.float64]:
     Args:
         values: An observable after burn-in, ``(K, B)``.
     """
-    curves: NDArray[np.float64] = array_stats.autocorr(draws_of(values), axis=1)
-    return curves.mean(0)
+    curve: NDArray[np.float64] = array_stats.autocorr(draws_of(values), axis=1).mean(0)
+    return curve
 
 
 def draws_of(values: Tensor) -> NDArray[np.float64]:
