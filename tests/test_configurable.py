@@ -56,7 +56,13 @@ def test_config_survives_json(cls: type) -> None:
 def test_config_holds_class_path_and_arguments() -> None:
     assert to_config(LangevinSampler(3, step_size=0.1)) == {
         "class_path": "vaebm.samplers.langevin.LangevinSampler",
-        "init_args": {"num_steps": 3, "step_size": 0.1, "noise_scale": 1.0},
+        "init_args": {
+            "num_steps": 3,
+            "step_size": 0.1,
+            "noise_scale": 1.0,
+            "schedule": None,
+            "noise_schedule": None,
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""Every registered sampler trains stage 2 and samples from its checkpoint by its name alone."""
+"""Samplers train stage 2 by their name alone, and a mixture samples from its checkpoint."""
 
 from contextlib import chdir
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from tests.runs import LAST, TINY, Result, overlay, run, trained
 from vaebm.samplers import samplers
 
+ELSEWHERE = {"LangevinSampler", "ResamplingSampler"}  # in most other tests of the command line
 ENERGY = {"init_args": {"width": 16, "depth": 1}}
 MIXTURE = {
     "class_path": "MixtureSampler",
@@ -48,13 +49,12 @@ def sample(capsys: pytest.CaptureFixture[str], folder: Path, *args: object) -> n
     return np.load(out / "samples.npz")["arr_0"]
 
 
-@pytest.mark.parametrize("name", samplers.names())
+@pytest.mark.parametrize("name", sorted({*samplers.names()} - ELSEWHERE))
 def test_sampler_is_swapped_in_by_its_name(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = fit(capsys, tmp_path, {"energy": ENERGY}, "--model.sampler", name)
     assert (result.code, result.errors) == (0, [])
-    assert np.isfinite(sample(capsys, tmp_path)).all()
 
 
 def test_mixture_of_kernels_comes_from_a_config(
@@ -63,6 +63,7 @@ def test_mixture_of_kernels_comes_from_a_config(
     result = fit(capsys, tmp_path, {"energy": ENERGY, "sampler": MIXTURE})
     assert (result.code, result.errors) == (0, [])
     whole = sample(capsys, tmp_path, "--batch_size", 12)
+    assert np.isfinite(whole).all()
     parts = sample(capsys, tmp_path, "--batch_size", 5)
     np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
 
