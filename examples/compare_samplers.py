@@ -1,4 +1,4 @@
-"""Every sampler on one trained VAEBM of 25 Gaussians, from the prior, at equal cost.
+r"""Every sampler on one trained VAEBM of 25 Gaussians, from the prior, at equal cost.
 
 The trained density is known by quadrature, so that what a sampler does wrong can be told from what
 the model does: the total variation between samples and density over 26 cells (4 standard deviations
@@ -8,7 +8,8 @@ of U, with or without gradient.
     vaebm fit --config gaussians25_vae.yaml
     vaebm fit --config gaussians25_ebm.yaml \
         --model.vae_checkpoint runs/gaussians25_vae/version_0/checkpoints/last.ckpt
-    python examples/compare_samplers.py --ckpt_path runs/gaussians25_ebm/version_0/checkpoints/last.ckpt
+    python examples/compare_samplers.py \
+        --ckpt_path runs/gaussians25_ebm/version_0/checkpoints/last.ckpt
 """
 
 import argparse
