@@ -48,8 +48,8 @@ class EBMStage(Stage):
         offset_weight: Weight of ¼ (mean E(x_data) + mean E(x_model))². The model does not depend on
             the constant of E and the paper's loss, which 0 is, does not hold it: it runs away, with
             weights that grow and chains that follow. 0.01 holds it.
-        gradient_weight: Weight of mean ‖∂E/∂x‖² over data and samples, which keeps E from growing
-            steeper than chains can follow, and from growing flat; steps take a fifth longer.
+        gradient_weight: Weight of mean ‖∂E/∂x‖² over data and samples, which slows the growth of
+            slopes that chains cannot follow, and does not flatten E; steps take a fifth longer.
         gap_scale: τ in nats of the loss 2τ log(1 + exp(gap / τ)), whose gradient fades where chains
             end far above the data's energy (`gap_loss`); null is the paper's loss, the gap itself.
         contrast: Compare the energies of the data with those of chain ends as ``sample``, or as

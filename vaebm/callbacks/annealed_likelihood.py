@@ -106,8 +106,8 @@ class AnnealedLikelihood(Callback):
             place = (Purpose.ANNEALING, self.seed, first)
             generator = generator_for(*place, device=stage.device)
             with stage.frozen_potential() as potential:
-                path = AnnealedPath(potential)
                 start = prior_noise(stage.vae, count, generator=generator)
+                path = AnnealedPath(potential, start.dtype)
                 up = annealed_weights(path, start, betas, self.sampler, generator=generator)
                 yield up.log_weight, False
                 if self.go_back:

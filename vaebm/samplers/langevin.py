@@ -6,6 +6,7 @@ from torch import Generator, Tensor
 from vaebm.errors import UsageError
 from vaebm.noise import standard_normal
 from vaebm.samplers.base import Chain, Potential, Sampler, StepInfo, samplers, value_and_grad
+from vaebm.samplers.metropolis import accept_probability
 from vaebm.samplers.schedule import Schedule, factor
 
 
@@ -116,5 +117,4 @@ class LangevinSampler(Sampler):
         step_size, noise_scale = self._scales(before)
         # Less noise is Langevin dynamics at the temperature c² with a step of η c².
         ratio = langevin_log_ratio(before, here, step_size) / noise_scale**2
-        # Where U overflows the ratio is NaN: such a move is never accepted.
-        return ratio.nan_to_num(nan=-torch.inf).clamp(max=0).exp()
+        return accept_probability(ratio)

@@ -14,7 +14,7 @@ from vaebm.samplers.schedule import Schedule, factor
 
 def accept_probability(log_ratio: Tensor) -> Tensor:
     """min(1, exp(log ratio)), ``(B,)``; NaN, where U overflowed, is never accepted."""
-    return log_ratio.nan_to_num(nan=-torch.inf, posinf=torch.inf).clamp(max=0).exp()
+    return log_ratio.nan_to_num(nan=-torch.inf).clamp(max=0).exp()
 
 
 def known(chain: Chain, potential: Potential, *, grad: bool = True) -> Chain:
