@@ -10,8 +10,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/python examples/demo.py --output runs/demo --seed $(SEED)
 
+# Tests of one file share what they train, so that a file goes to one process.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow

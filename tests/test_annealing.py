@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from tests.samplers.targets import Gaussians25
 from vaebm.annealing import AnnealedPath, annealed_weights, sigmoid_betas
@@ -12,13 +12,16 @@ from vaebm.errors import DataError, UsageError
 from vaebm.metrics.partition import log_mean_weight
 from vaebm.noise import generator_for
 from vaebm.samplers import (
+    Chain,
     HMCSampler,
     IndependenceSampler,
     LangevinSampler,
     MALASampler,
     MixtureSampler,
     PCNLangevinSampler,
+    Potential,
     Sampler,
+    StepInfo,
 )
 
 CHAINS = 4_000
@@ -87,6 +90,23 @@ def test_known_values_are_carried_from_one_temperature_to_the_next() -> None:
     assert carried.grad is not None
     torch.testing.assert_close(carried.potential, value, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(carried.grad, grad, rtol=1e-6, atol=1e-5)
+
+
+def test_schedule_of_the_kernel_is_mirrored_on_the_way_down() -> None:
+    class Watched(MALASampler):
+        def step(
+            self, potential: Potential, chain: Chain, *, generator: Generator | None
+        ) -> tuple[Chain, StepInfo]:
+            progress.append(chain.progress)
+            return super().step(potential, chain, generator=generator)
+
+    progress: list[float] = []
+    for betas in (sigmoid_betas(4), sigmoid_betas(4).flip(0)):
+        annealed_weights(
+            AnnealedPath(quadratic), torch.randn(2, 2), betas, Watched(), generator=None
+        )
+    assert progress[:4] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert progress[4:] == pytest.approx([1, 2 / 3, 1 / 3, 0])
 
 
 def test_langevin_dynamics_without_test_is_biased() -> None:

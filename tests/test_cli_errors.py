@@ -318,8 +318,11 @@ def test_cosine_without_an_end_is_refused(refused: BadRun) -> None:
     assert "max_steps" in refused(2, *vae_run(*endless))
 
 
-def test_precision_that_rounds_the_chains_is_refused(refused: BadRun) -> None:
-    assert "bf16-mixed" in refused(2, *ebm_run("--trainer.precision", "bf16-true"))
+@pytest.mark.parametrize(("wrong", "right"), [("bf16-true", "bf16-mixed"), ("64-true", "32-true")])
+def test_precision_that_chains_do_not_have_is_refused(
+    refused: BadRun, wrong: str, right: str
+) -> None:
+    assert right in refused(2, *ebm_run("--trainer.precision", wrong))
 
 
 def test_replay_with_a_sampler_that_ignores_it_is_refused(refused: BadRun) -> None:

@@ -15,14 +15,20 @@ MIXTURE = {
     "class_path": "MixtureSampler",
     "init_args": {
         "num_steps": 4,
-        "weights": [3, 1],
+        "weights": [3, 1, 1],
         "kernels": [
             {"class_path": "IndependenceSampler"},
+            {
+                "class_path": "HMCSampler",
+                "init_args": {
+                    "num_leapfrog": 1,
+                    "schedule": {"class_path": "Schedule", "init_args": {"final": 0.5}},
+                },
+            },
             {
                 "class_path": "MALASampler",
                 "init_args": {
                     "step_size": 0.02,
-                    "schedule": {"class_path": "Schedule", "init_args": {"final": 0.5}},
                     "adaptation": {"class_path": "DualAveraging", "init_args": {"burn_in": 2}},
                 },
             },
@@ -71,8 +77,8 @@ def test_mixture_of_kernels_comes_from_a_config(
 def test_bad_weights_of_a_mixture_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = {**MIXTURE, "init_args": {**MIXTURE["init_args"], "weights": [1, 2, 3]}}  # type: ignore[dict-item]
+    bad = {**MIXTURE, "init_args": {**MIXTURE["init_args"], "weights": [1, 2]}}  # type: ignore[dict-item]
     result = fit(capsys, tmp_path, {"energy": ENERGY, "sampler": bad})
     assert result.code == 2
     assert len(result.errors) == 1
-    assert "3 weights for 2 kernels" in result.errors[0]
+    assert "2 weights for 3 kernels" in result.errors[0]

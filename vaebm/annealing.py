@@ -100,8 +100,7 @@ def annealed_weights(
     `betas` falling from 1 to 0 and draws of the model: the same sum, and E[w] = 1/Z. Since log is
     concave, log mean w is on average below log Z going up, and −log mean w above it going down.
     It holds for kernels that leave their target as it is (`Sampler.leaves_target`); with other
-    ones there is a bias that no number of chains removes. Going down asks for kernels in detailed
-    balance, as all of ours with a Metropolis test are.
+    ones there is a bias that no number of chains removes.
 
     Args:
         path: The densities.
@@ -118,20 +117,23 @@ def annealed_weights(
         bidirectional Monte Carlo (Grosse, Ghahramani, Adams, 2015).
     """
     levels = betas.tolist()
-    rising = levels[0] < levels[-1]
+    rising, last = levels[0] < levels[-1], max(len(levels) - 2, 1)
     with torch.inference_mode(False), torch.enable_grad():
         chain = sampler.first(start.detach().double().clone())
         log_weight, accepted = torch.zeros_like(chain.state[:, 0]), []
         for index, (before, after) in enumerate(pairwise(levels)):
-            # Going down is the reverse of going up: move at the colder β, then weigh.
+            # Going down is the reverse of going up: move at the colder β, then weigh; and a
+            # schedule of the kernel belongs to β, not to the order in which it is met.
             if not rising:
-                chain, accept = _step(path, chain, before, sampler, index, len(levels), generator)
+                chain = chain._replace(progress=1 - index / last)
+                chain, accept = _step(path, chain, before, sampler, generator)
                 accepted.append(accept)
             phi = path.change_of(chain, before)
             log_weight -= (after - before) * phi
             chain = path.moved(chain, phi, before, after)
             if rising:
-                chain, accept = _step(path, chain, after, sampler, index, len(levels), generator)
+                chain = chain._replace(progress=index / last)
+                chain, accept = _step(path, chain, after, sampler, generator)
                 accepted.append(accept)
     if not log_weight.isfinite().all():
         raise DataError("the energy is NaN or infinite on annealed chains: training diverged")
@@ -143,12 +145,9 @@ def _step(
     chain: Chain,
     beta: float,
     sampler: Sampler,
-    index: int,
-    count: int,
     generator: Generator | None,
 ) -> tuple[Chain, Tensor]:
     """One step of the kernel at β, and the acceptance."""
-    chain = chain._replace(progress=index / max(count - 2, 1))
     chain, info = sampler.step(path.at(beta), chain, generator=generator)
     nothing = torch.full_like(info.potential, torch.nan)
     return chain, nothing if info.accept_prob is None else info.accept_prob

@@ -103,15 +103,15 @@ def record(
     values: dict[str, list[Tensor]] = {name: [] for name in observables}
     accepted, seconds, chain = [], 0.0, Chain(start)
     steps = sampler.iterate(counted, start, num_steps=num_steps, generator=generator)
-    before = time.perf_counter()
+    before = clock(start)
     for chain, info in steps:
-        seconds += time.perf_counter() - before  # of the step alone, not of looking at it
+        seconds += clock(start) - before  # of the step alone, not of looking at it
         with torch.no_grad():
             for name, observe in observables.items():
                 values[name].append(observe(chain))
         if info.accept_prob is not None:
             accepted.append(info.accept_prob)
-        before = time.perf_counter()
+        before = clock(start)
     return Trace(
         {name: torch.stack(series) for name, series in values.items()},
         torch.stack(accepted) if accepted else None,
@@ -120,6 +120,13 @@ def record(
         counted.values / len(start),
         seconds,
     )
+
+
+def clock(state: Tensor) -> float:
+    """Seconds, once the device of a tensor has done all it was asked to do."""
+    if state.is_cuda:
+        torch.cuda.synchronize(state.device)
+    return time.perf_counter()
 
 
 def summary(values: Tensor) -> Summary:
@@ -154,12 +161,16 @@ def summary(values: Tensor) -> Summary:
 
 
 def autocorrelation(values: Tensor) -> NDArray[np.float64]:
-    """Autocorrelation at the lags 0 to K − 1, averaged over chains.
+    """Autocorrelation at the lags 0 to K − 1, averaged over the chains that moved at all.
 
     Args:
         values: An observable after burn-in, ``(K, B)``.
     """
-    curve: NDArray[np.float64] = array_stats.autocorr(draws_of(values), axis=1).mean(0)
+    draws = draws_of(values)
+    moving = draws[np.ptp(draws, axis=1) > 0]
+    if not len(moving):
+        return np.ones(draws.shape[1])
+    curve: NDArray[np.float64] = array_stats.autocorr(moving, axis=1).mean(0)
     return curve
 
 

@@ -88,12 +88,15 @@ class RowGenerators(Generator):
         """The streams of some rows; they go on from where they are."""
         selected = RowGenerators.__new__(RowGenerators, 0, rows, self.device)
         selected.rows = [self.rows[row] for row in rows]
+        # Who draws with torch.randn gets another stream at each selection, not the same again.
+        seed = torch.randint(2**62, (), generator=self, device=self.device)
+        selected.manual_seed(int(seed))
         return selected
 
 
-def rows_of(generator: Generator | None, rows: Sequence[int]) -> Generator | None:
+def rows_of(generator: Generator | None, rows: Tensor) -> Generator | None:
     """The source of the noise of some rows of a batch: their streams, or the one that all share."""
-    return generator.select(rows) if isinstance(generator, RowGenerators) else generator
+    return generator.select(rows.tolist()) if isinstance(generator, RowGenerators) else generator
 
 
 def standard_normal(

@@ -147,11 +147,12 @@ class Stage(Configurable, LightningModule, ABC):
         return max(1, int(steps))
 
     def setup(self, stage: str) -> None:
-        """Refuse precisions that would round the chain state."""
-        if self.trainer.precision in ("16-true", "bf16-true", "transformer-engine-float16"):
-            raise UsageError(
-                f"precision {self.trainer.precision} would round the chains: use bf16-mixed"
-            )
+        """Refuse precisions that would round the chains, or that noise and data do not have."""
+        precision = self.trainer.precision
+        if precision in ("16-true", "bf16-true", "transformer-engine-float16"):
+            raise UsageError(f"precision {precision} would round the chains: use bf16-mixed")
+        if precision == "64-true":
+            raise UsageError("noise and images are float32: use precision 32-true, not 64-true")
 
     def first_images(self, batches: int) -> Tensor:
         """Training images of some batches, before Lightning makes its loaders.

@@ -1,12 +1,16 @@
 """log Z and log h of tiny models through the command line, against quadrature."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.callbacks.test_chain_report import metrics_of, report
 from tests.runs import trained
+from vaebm.annealing import Annealed
+from vaebm.callbacks import AnnealedLikelihood
 from vaebm.callbacks.annealed_likelihood import shares
 
 LIKELIHOOD: dict[str, Any] = {
@@ -67,10 +71,19 @@ def test_likelihood_of_a_vae_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("total", "size", "world"), [(10, 4, 1), (10, 4, 3), (2, 100, 2), (7, 2, 4)]
+    ("total", "size", "world"), [(10, 4, 1), (10, 4, 3), (2, 100, 2), (6, 100, 4)]
 )
 def test_shares_of_all_ranks_are_everything_once(total: int, size: int, world: int) -> None:
     parts = [shares(total, size, rank, world) for rank in range(world)]
-    covered = sorted(i for part in parts for first, n in part for i in range(first, first + n))
-    assert covered == list(range(total))
+    assert [index for part in parts for batch in part for index in batch] == list(range(total))
     assert all(parts)
+
+
+def test_chains_go_back_from_the_ends_of_all_batches_by_weight() -> None:
+    log_weight = torch.tensor([-50.0, 0.0, -50.0, 0.0])
+    state = torch.arange(4.0)[:, None]
+    stage: Any = SimpleNamespace(all_gather=lambda tensor: tensor, device="cpu")
+    trainer: Any = SimpleNamespace(global_rank=0, world_size=1)
+    up = Annealed(log_weight, state, torch.ones(4))
+    start = AnnealedLikelihood(batch_size=1).model_samples(trainer, stage, up)
+    assert sorted(start.flatten().tolist()) == [1, 1, 3, 3]

@@ -16,6 +16,10 @@ def test_bounds_use_the_weights_of_all_updates() -> None:
     assert figures["log_z"].exp() == pytest.approx(3.0)
     assert figures["log_z_upper"].exp() == pytest.approx(2.0)
     assert figures["log_z_ess"] == pytest.approx(81 / 41)
+    up, down = 41 / 81 - 1 / 3, 0.625 - 1 / 2
+    assert figures["log_z_error"] == pytest.approx(up**0.5)
+    assert figures["log_z_upper_error"] == pytest.approx((up + down) ** 0.5)
+    assert figures["log_z_upper_ess"] == pytest.approx(1.6)
 
 
 def test_upper_bound_is_left_out_without_chains_that_went_down() -> None:

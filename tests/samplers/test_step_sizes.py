@@ -8,7 +8,14 @@ from tests.samplers.targets import LEVEL, Gaussian
 from tests.toys import half_square
 from vaebm.errors import UsageError
 from vaebm.noise import generator_for
-from vaebm.samplers import DualAveraging, HMCSampler, LangevinSampler, MALASampler, Schedule
+from vaebm.samplers import (
+    DualAveraging,
+    HMCSampler,
+    LangevinSampler,
+    MALASampler,
+    PCNLangevinSampler,
+    Schedule,
+)
 from vaebm.samplers.langevin import langevin_move
 
 
@@ -21,7 +28,9 @@ def test_schedule_goes_from_one_to_its_end(shape: str, middle: float) -> None:
     assert factors == pytest.approx([1.0, middle, 0.04])
 
 
-@pytest.mark.parametrize("arguments", [(0.0,), (-1.0, "linear"), (0.5, "square")])
+@pytest.mark.parametrize(
+    "arguments", [(0.0,), (-1.0, "linear"), (torch.nan, "linear"), (0.5, "square")]
+)
 def test_bad_schedule_is_refused(arguments: tuple[float]) -> None:
     with pytest.raises(UsageError, match="is due"):
         Schedule(*arguments)
@@ -34,6 +43,18 @@ def test_langevin_follows_both_schedules() -> None:
     noise = torch.randn(4, 3, generator=generator_for(1))
     middle = langevin_move(start, start, noise, 0.4, 0.5)
     torch.testing.assert_close(state, langevin_move(middle, middle, 0 * noise, 0.04))
+
+
+def test_schedule_of_a_step_size_that_adapts_is_refused() -> None:
+    with pytest.raises(UsageError, match="give one of the two"):
+        MALASampler(schedule=Schedule(), adaptation=DualAveraging())
+
+
+@pytest.mark.parametrize("kind", [MALASampler, HMCSampler, PCNLangevinSampler, LangevinSampler])
+@pytest.mark.parametrize("step_size", [0.0, torch.nan, torch.inf])
+def test_step_size_that_is_none_is_refused(kind: type, step_size: float) -> None:
+    with pytest.raises(UsageError, match="step_size"):
+        kind(step_size=step_size)
 
 
 @pytest.mark.parametrize("kind", [MALASampler, HMCSampler])
@@ -81,7 +102,7 @@ def test_chains_after_burn_in_are_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"burn_in": 0}, {"target_accept": 1.0}, {"gamma": 0.0}, {"decay": 0.5}]
+    "arguments", [{"burn_in": 0}, {"target_accept": 1.0}, {"gamma": torch.nan}, {"decay": 0.5}]
 )
 def test_bad_adaptation_is_refused(arguments: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="DualAveraging needs"):

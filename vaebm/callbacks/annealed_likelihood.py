@@ -1,23 +1,31 @@
 """The likelihood of a VAEBM by annealed importance sampling."""
 
 import warnings
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from vaebm.annealing import AnnealedPath, annealed_weights, sigmoid_betas
+from vaebm.annealing import Annealed, AnnealedPath, annealed_weights, sigmoid_betas
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError
 from vaebm.metrics import AnnealedPartition
 from vaebm.metrics.importance import importance_log_likelihood
+from vaebm.models.layers import cached_weights
 from vaebm.noise import Purpose, generator_for, uniform
 from vaebm.samplers.base import Sampler
 from vaebm.samplers.hmc import HMCSampler
 from vaebm.samplers.resampling import normalised, systematic_choice
 from vaebm.spaces import NoiseSpace, prior_noise
+
+
+class Unnormalised(NamedTuple):
+    """Mean of log p_θ(x) − E(x) over images, and its standard error."""
+
+    mean: Tensor
+    error: Tensor
 
 
 class AnnealedLikelihood(Callback):
@@ -29,7 +37,7 @@ class AnnealedLikelihood(Callback):
     that go back. Chains that are too short leave a gap between the two. Of the test images:
     ``test/log_px_importance``, the importance-weighted bound of log p_θ(x), and ``test/log_h``,
     with the standard error ``test/log_h_error`` that images and Z leave; ``test/log_h_lower`` has
-    the upper log Z instead.
+    the upper log Z instead. ``test/ais_accept_prob`` is the mean acceptance on the way up.
 
     The chains that go back start where those that went up have ended, resampled by their weights.
     The upper figure is a bound as far as these are samples of the model.
@@ -38,7 +46,8 @@ class AnnealedLikelihood(Callback):
         sampler: Kernel at each temperature, best one with a Metropolis test; None is
             `HMCSampler` with its defaults.
         num_temperatures: Steps K from prior to model.
-        num_chains: Chains in each direction, at least 2.
+        num_chains: Chains in each direction, at least 2; with several processes rounded up to a
+            multiple of their number.
         num_images: Test images, or fewer if there are fewer.
         num_importance_samples: Posterior samples of each image for log p_θ(x).
         batch_size: Chains or images at once.
@@ -73,16 +82,25 @@ class AnnealedLikelihood(Callback):
     @torch.no_grad()
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the chains, weigh, log; ranks share the chains and the images among them."""
-        stage = self.checked(pl_module)
+        stage = self.checked(trainer, pl_module)
+        figures, log_h = self.images(trainer, stage)
         partition = AnnealedPartition().to(stage.device)
-        for log_weight, down in self.weights(stage, trainer.global_rank, trainer.world_size):
-            partition.update(log_weight, down=down)
+        up = self.annealed(trainer, stage)
+        partition.update(up.log_weight)
+        if self.go_back:
+            start = self.model_samples(trainer, stage, up)
+            partition.update(self.annealed(trainer, stage, start).log_weight, down=True)
         log_z = partition.compute()
-        figures = {f"ais_{name}": value for name, value in log_z.items()}
-        figures |= self.density(trainer, stage, log_z)
+        figures |= {f"ais_{name}": value for name, value in log_z.items()}
+        figures["log_h"] = log_h.mean - log_z["log_z"]
+        figures["log_h_error"] = log_h.error.hypot(log_z["log_z_error"])
+        if self.go_back:
+            figures["log_h_lower"] = log_h.mean - log_z["log_z_upper"]
         pl_module.log_dict({f"test/{name}": float(value) for name, value in figures.items()})
+        if up.accept_prob.isfinite().all():
+            pl_module.log("test/ais_accept_prob", up.accept_prob.float().mean(), sync_dist=True)
 
-    def checked(self, pl_module: LightningModule) -> EBMStage:
+    def checked(self, trainer: Trainer, pl_module: LightningModule) -> EBMStage:
         """The stage, if its chains live in the VAE's noise."""
         space = pl_module.space if isinstance(pl_module, EBMStage) else None
         if not (isinstance(space, NoiseSpace) and space.prior == "noise"):
@@ -90,6 +108,8 @@ class AnnealedLikelihood(Callback):
                 "AnnealedLikelihood is for stage 2 with chains in NoiseSpace(prior='noise'): "
                 "elsewhere the annealing does not start at a known density"
             )
+        if trainer.datamodule is None:  # type: ignore[attr-defined]
+            raise UsageError("AnnealedLikelihood takes test images from a datamodule: give one")
         assert isinstance(pl_module, EBMStage)
         if not self.sampler.leaves_target:
             name = type(self.sampler).__name__
@@ -99,52 +119,63 @@ class AnnealedLikelihood(Callback):
             )
         return pl_module
 
-    def weights(self, stage: EBMStage, rank: int, world_size: int) -> Iterator[tuple[Tensor, bool]]:
-        """Log weights of this rank's chains, and whether they went back."""
+    def annealed(self, trainer: Trainer, stage: EBMStage, start: Tensor | None = None) -> Annealed:
+        """This rank's chains, as many as every other's: from the prior up, or down from `start`."""
+        count = -(-self.num_chains // trainer.world_size)
         betas = sigmoid_betas(self.num_temperatures).to(stage.device)
-        for first, count in shares(self.num_chains, self.batch_size, rank, world_size):
-            place = (Purpose.ANNEALING, self.seed, first)
-            generator = generator_for(*place, device=stage.device)
+        betas = betas if start is None else betas.flip(0)
+        parts = []
+        for first in range(0, count, self.batch_size):
+            place = (self.seed, trainer.global_rank, first, start is not None)
+            generator = generator_for(Purpose.ANNEALING, *place, device=stage.device)
+            size = min(self.batch_size, count - first)
             with stage.frozen_potential() as potential:
-                start = prior_noise(stage.vae, count, generator=generator)
-                path = AnnealedPath(potential, start.dtype)
-                up = annealed_weights(path, start, betas, self.sampler, generator=generator)
-                yield up.log_weight, False
-                if self.go_back:
-                    offset = uniform(1, generator=generator, device=stage.device)[0]
-                    chosen = systematic_choice(normalised(up.log_weight), count, offset)
-                    start, down = up.state[chosen], betas.flip(0)
-                    back = annealed_weights(path, start, down, self.sampler, generator=generator)
-                    yield back.log_weight, True
+                if start is None:
+                    begin = prior_noise(stage.vae, size, generator=generator)
+                else:
+                    begin = start[first : first + size]
+                path = AnnealedPath(potential, begin.dtype)
+                chains = annealed_weights(path, begin, betas, self.sampler, generator=generator)
+            parts.append(chains)
+        return Annealed(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
-    def density(
-        self, trainer: Trainer, stage: EBMStage, log_z: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """The means of log p_θ and log h over test images."""
+    def model_samples(self, trainer: Trainer, stage: EBMStage, up: Annealed) -> Tensor:
+        """This rank's share of all ranks' chain ends, resampled by their weights."""
+        log_weight: Tensor = stage.all_gather(up.log_weight)  # type: ignore[assignment]
+        state: Tensor = stage.all_gather(up.state)  # type: ignore[assignment]
+        state = state.reshape(-1, state.shape[-1])
+        # The same on every rank.
+        generator = generator_for(Purpose.ANNEALING, self.seed, device=stage.device)
+        offset = uniform(1, generator=generator, device=stage.device)[0]
+        chosen = systematic_choice(normalised(log_weight.flatten()), len(state), offset)
+        return state[chosen][trainer.global_rank :: trainer.world_size]
+
+    def images(self, trainer: Trainer, stage: EBMStage) -> tuple[dict[str, Tensor], Unnormalised]:
+        """The mean of log p_θ over test images, and that of log p_θ − E."""
         test = trainer.datamodule.parts.test  # type: ignore[attr-defined]
         total = min(self.num_images, len(test))
-        log_px, log_h, square = (MeanMetric().to(stage.device) for _ in range(3))
-        for first, count in shares(total, self.batch_size, trainer.global_rank, trainer.world_size):
-            image = torch.stack([test[index][0] for index in range(first, first + count)])
-            image = image.to(stage.device)
-            generator = generator_for(Purpose.IMPORTANCE, self.seed, first, device=stage.device)
-            bound = importance_log_likelihood(
-                stage.vae, image, self.num_importance_samples, generator=generator
-            ).double()
+        log_px, log_h, square = (
+            MeanMetric().set_dtype(torch.float64).to(stage.device) for _ in range(3)
+        )
+        for indices in shares(total, self.batch_size, trainer.global_rank, trainer.world_size):
+            image = torch.stack([test[index][0] for index in indices]).to(stage.device)
+            generator = generator_for(
+                Purpose.IMPORTANCE, self.seed, indices.start, device=stage.device
+            )
+            with cached_weights(stage.vae):
+                bound = importance_log_likelihood(
+                    stage.vae, image, self.num_importance_samples, generator=generator
+                ).double()
             log_px.update(bound)
             unnormalised = bound - stage.energies(image)
             log_h.update(unnormalised)
             square.update(unnormalised**2)
         mean = log_h.compute()
         variance = (square.compute() - mean**2).clamp(min=0) / total
-        figures = {"log_px_importance": log_px.compute(), "log_h": mean - log_z["log_z"]}
-        figures["log_h_error"] = (variance + log_z["log_z_error"] ** 2).sqrt()
-        if "log_z_upper" in log_z:
-            figures["log_h_lower"] = mean - log_z["log_z_upper"]
-        return figures
+        return {"log_px_importance": log_px.compute()}, Unnormalised(mean, variance.sqrt())
 
 
-def shares(total: int, batch_size: int, rank: int, world_size: int) -> list[tuple[int, int]]:
-    """First index and size of the batches of one rank; none is empty while there are enough."""
-    size = min(batch_size, -(-total // world_size))
-    return [(first, min(size, total - first)) for first in range(0, total, size)][rank::world_size]
+def shares(total: int, batch_size: int, rank: int, world_size: int) -> list[range]:
+    """The batches of one rank, whose share differs from the others' by one image at most."""
+    first, last = (total * (rank + step) // world_size for step in (0, 1))
+    return [range(k, min(k + batch_size, last)) for k in range(first, last, batch_size)]

@@ -58,6 +58,8 @@ class ChainReport(Callback):
             raise UsageError(
                 "ChainReport needs num_chains ≥ 2 and at least 4 steps more than burn_in"
             )
+        if num_projections < 0:
+            raise UsageError(f"num_projections is {num_projections}, but cannot be negative")
 
     @torch.no_grad()
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

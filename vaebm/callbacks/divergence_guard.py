@@ -54,8 +54,9 @@ class DivergenceGuard(Callback):
     only ``train/energy_gap`` falls, over thousands of steps.
 
     Args:
-        min_accept: Smallest mean acceptance that a Metropolis test would have shown. 0 for chains
-            with large steps or little noise, which are not meant to pass one.
+        min_accept: Smallest mean acceptance that a Metropolis test would have shown, or did show. 0
+            for chains with large steps or little noise, which are not meant to pass one, and for
+            jumps, of which few are accepted.
         max_drift_growth: Largest growth of the drift from the snapshot to now.
         max_state_square: Largest mean square of the chains' latents; N(0, I) has 1. None for chains
             in `JointSpace` and on points, whose scale is another.

@@ -34,7 +34,10 @@ class AnnealedPartition(Metric):
     Chains that go up, from the VAE's prior to the model, give weights with E[w] = Z, so that log
     mean w is below log Z on average. Chains that go down, from samples of the model, give
     E[w] = 1/Z and a bound above. The two meet where the chains are good; the upper one holds only
-    if the samples are. All weights of all processes are kept.
+    if the samples are. Those of the model are usually the ends of the chains that went up,
+    resampled by their weights, and no more independent than these: the error of the upper bound is
+    that of both sides together, √(up² + down²), and its effective number the smaller of the two.
+    All weights of all processes are kept.
 
     References:
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse, Ghahramani,
@@ -78,7 +81,7 @@ class AnnealedPartition(Metric):
         value, error, effective = log_mean_weight(dim_zero_cat(self.up))
         figures = {"log_z": value, "log_z_error": error, "log_z_ess": effective}
         if len(self.down):
-            value, error, effective = log_mean_weight(dim_zero_cat(self.down))
-            figures |= {"log_z_upper": -value, "log_z_upper_error": error}
-            figures["log_z_upper_ess"] = effective
+            upper, down_error, down_effective = log_mean_weight(dim_zero_cat(self.down))
+            figures |= {"log_z_upper": -upper, "log_z_upper_error": error.hypot(down_error)}
+            figures["log_z_upper_ess"] = effective.minimum(down_effective)
         return figures

@@ -1,5 +1,6 @@
 """Step sizes that find themselves: dual averaging towards an acceptance rate."""
 
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -56,7 +57,7 @@ class DualAveraging(Configurable):
     ) -> None:
         if burn_in < 1 or not 0 < target_accept < 1:
             raise UsageError("DualAveraging needs burn_in ≥ 1 and target_accept in (0, 1)")
-        if gamma <= 0 or offset < 0 or not 0.5 < decay <= 1:
+        if not 0 < gamma < inf or not 0 <= offset < inf or not 0.5 < decay <= 1:
             raise UsageError("DualAveraging needs gamma > 0, offset ≥ 0 and decay in (0.5, 1]")
         self.burn_in = burn_in
         self.target_accept = target_accept

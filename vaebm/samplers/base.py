@@ -21,7 +21,8 @@ class Chain(NamedTuple):
     Attributes:
         state: Positions, ``(B, D)``, float32 or wider.
         potential: U at `state`, ``(B,)``, where the kernel knows it already.
-        grad: ∂U/∂state at `state`, ``(B, D)``, where the kernel knows it already.
+        grad: ∂U/∂state at `state`, ``(B, D)``, where the kernel knows it already. In a mixture it
+            can be NaN for chains whose gradient is not known.
         before: Where it stood a step ago, for kernels that compare the two; goes back no further.
         memory: What the kernel itself carries from step to step, such as step sizes it adapts: a
             tuple of tensors of B rows, or of such tuples.
@@ -63,9 +64,11 @@ class Sampler(Configurable, ABC):
 
     Attributes:
         uses_start: Whether a chain's end depends on its start; without, replay makes no sense.
+        reuses_gradient: Whether a step starts from `Chain.grad`, as far as it is known.
     """
 
     uses_start = True
+    reuses_gradient = False
 
     @property
     def leaves_target(self) -> bool:

@@ -1,5 +1,7 @@
 """Unadjusted Langevin dynamics."""
 
+from math import inf
+
 import torch
 from torch import Generator, Tensor
 
@@ -85,7 +87,7 @@ class LangevinSampler(Sampler):
         noise_schedule: Schedule | None = None,
     ) -> None:
         super().__init__(num_steps)
-        if step_size <= 0 or noise_scale < 0:
+        if not (0 < step_size < inf and 0 <= noise_scale < inf):
             raise UsageError("LangevinSampler needs step_size > 0 and noise_scale ≥ 0")
         self.step_size = step_size
         self.noise_scale = noise_scale

@@ -1,6 +1,7 @@
 """Metropolis-Hastings: propose, test, move or stay."""
 
 from abc import abstractmethod
+from math import inf
 
 import torch
 from torch import Generator, Tensor
@@ -35,7 +36,8 @@ def move_or_stay(
 
     Args:
         chain: Where the chains stand.
-        proposal: Where they would go; U and gradient are kept if both sides know them.
+        proposal: Where they would go; U and gradient are kept where they are known on both sides. A
+            gradient that only `chain` knows is NaN where the chain moved.
         accept_prob: Probabilities, ``(B,)``.
         generator: Source of the decisions.
     """
@@ -43,8 +45,10 @@ def move_or_stay(
     accepted = draws < accept_prob
 
     def choose(new: Tensor | None, old: Tensor | None) -> Tensor | None:
-        if new is None or old is None:
+        if old is None:
             return None
+        if new is None:
+            new = torch.full_like(old, torch.nan)
         return torch.where(accepted.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
     state = choose(proposal.state, chain.state)
@@ -56,7 +60,10 @@ def move_or_stay(
 
 def grad_norm(chain: Chain) -> Tensor:
     """‖∂U/∂x‖, ``(B,)``; zero where the gradient is not known."""
-    return torch.zeros_like(chain.state[:, 0]) if chain.grad is None else chain.grad.norm(dim=1)
+    if chain.grad is None:
+        return torch.zeros_like(chain.state[:, 0])
+    norm: Tensor = chain.grad.norm(dim=1)
+    return norm.nan_to_num(nan=0.0)
 
 
 class MetropolisSampler(Sampler):
@@ -69,6 +76,8 @@ class MetropolisSampler(Sampler):
         adaptation: Finds each chain's step size in the first steps of a long chain; None does not.
     """
 
+    reuses_gradient = True
+
     def __init__(
         self,
         num_steps: int,
@@ -77,8 +86,12 @@ class MetropolisSampler(Sampler):
         adaptation: DualAveraging | None,
     ) -> None:
         super().__init__(num_steps)
-        if step_size <= 0:
+        if not 0 < step_size < inf:
             raise UsageError(f"step_size is {step_size}, but must be above 0")
+        if schedule is not None and adaptation is not None:
+            raise UsageError(
+                "a schedule changes the step size and an adaptation finds it: give one of the two"
+            )
         self.step_size = step_size
         self.schedule = schedule
         self.adaptation = adaptation

@@ -1,13 +1,14 @@
 """Several kernels in one chain."""
 
 from collections.abc import Sequence
+from math import inf
 
 import torch
 from torch import Generator, Tensor
 
 from vaebm.errors import UsageError
 from vaebm.noise import rows_of, uniform
-from vaebm.samplers.base import Chain, Potential, Sampler, StepInfo, samplers
+from vaebm.samplers.base import Chain, Potential, Sampler, StepInfo, samplers, value_and_grad
 from vaebm.samplers.hmc import HMCSampler
 from vaebm.samplers.independence import IndependenceSampler
 from vaebm.samplers.rows import join, put, take
@@ -43,7 +44,7 @@ class MixtureSampler(Sampler):
         weights = [1.0] * len(kernels) if weights is None else weights
         if not kernels or len(weights) != len(kernels):
             raise UsageError(f"{len(weights)} weights for {len(kernels)} kernels: one each is due")
-        if min(weights) < 0 or sum(weights) <= 0:
+        if not (min(weights) >= 0 and 0 < sum(weights) < inf):
             raise UsageError(f"weights are {list(weights)}, but must be ≥ 0 and not all 0")
         self.kernels = tuple(kernels)
         self.weights = tuple(weight / sum(weights) for weight in weights)
@@ -71,14 +72,33 @@ class MixtureSampler(Sampler):
             if not len(rows):
                 continue
             part = take(chain._replace(memory=memory[index], before=None), rows)
-            moved, info = kernel.step(potential, part, generator=rows_of(generator, rows.tolist()))
+            if kernel.reuses_gradient:
+                part = with_gradient(part, potential)
+            moved, info = kernel.step(potential, part, generator=rows_of(generator, rows))
             memory[index] = put(memory[index], rows, moved.memory)
-            parts.append((rows, moved._replace(memory=None, before=None), info))
+            parts.append((rows, bare(moved), info))
         order = torch.cat([rows for rows, _, _ in parts]).argsort()
         joined = Chain(*join([moved for _, moved, _ in parts], order))
         return joined._replace(memory=tuple(memory)), StepInfo(
             *join([full(info) for _, _, info in parts], order)
         )
+
+
+def with_gradient(chain: Chain, potential: Potential) -> Chain:
+    """The chain with its gradient evaluated where jumps have left it unknown, and nowhere else."""
+    if chain.potential is None or chain.grad is None:
+        return chain  # nothing is known: the kernel evaluates both at once
+    rows = chain.grad.isnan().any(dim=1).nonzero().squeeze(1)
+    if not len(rows):
+        return chain
+    _, grad = value_and_grad(potential, chain.state[rows])
+    return chain._replace(grad=chain.grad.index_copy(0, rows, grad))
+
+
+def bare(chain: Chain) -> Chain:
+    """The chain without what only its kernel needs, and a gradient, NaN if it is not known."""
+    grad = torch.full_like(chain.state, torch.nan) if chain.grad is None else chain.grad
+    return chain._replace(grad=grad, memory=None, before=None)
 
 
 def full(info: StepInfo) -> StepInfo:

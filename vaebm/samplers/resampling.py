@@ -100,7 +100,7 @@ class ResamplingSampler(Sampler):
     ) -> tuple[Tensor, Tensor]:
         """As many resampled draws as `like` has rows, with their potentials."""
         dim, device = like.shape[1], like.device
-        eps = standard_normal(self.num_candidates, dim, generator=generator, device=device)
+        eps = standard_normal(self.num_candidates, dim, generator=generator, device=device).to(like)
         value = torch.cat([potential(part) for part in eps.split(self.chunk_size)])
         weights = normalised(log_weights(value, eps))
         offset = uniform(1, generator=generator, device=device)[0]

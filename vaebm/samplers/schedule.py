@@ -1,6 +1,6 @@
 """How a step size or a noise changes from the first step of a chain to its last."""
 
-from math import cos, pi
+from math import cos, inf, pi
 from typing import Literal
 
 from vaebm.configurable import Configurable
@@ -23,7 +23,7 @@ class Schedule(Configurable):
     ) -> None:
         if shape not in ("geometric", "linear", "cosine"):
             raise UsageError(f"shape is {shape!r}, but geometric, linear or cosine is due")
-        if final < 0 or (final == 0 and shape == "geometric"):
+        if not 0 <= final < inf or (final == 0 and shape == "geometric"):
             raise UsageError(f"final is {final}, but a factor ≥ 0 (geometric: > 0) is due")
         self.final = final
         self.shape = shape
