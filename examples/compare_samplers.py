@@ -104,6 +104,8 @@ def draw(curves: dict[str, list[float]], budgets: list[int], judge: Judge) -> Fi
     axis.axhline(judge.floor, color="black", linestyle=":", label=judge.best)
     axis.set(xscale="log", yscale="log", xlabel="evaluations of U a chain", ylabel=judge.name)
     axis.set_xticks(budgets, [str(budget) for budget in budgets], minor=False)
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
     axis.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
