@@ -19,15 +19,19 @@ REPORT = {
 }
 
 
-def report(
-    capsys: pytest.CaptureFixture[str], folder: Path, callback: dict[str, Any], ckpt: Path
-) -> Result:
-    settings = {
+def settings(callback: dict[str, Any]) -> dict[str, Any]:
+    """A test of little data with one callback."""
+    return {
         "data": {"init_args": {"num_train": 600, "num_test": 100}},
         "trainer": {"callbacks": [callback], "enable_progress_bar": False},
     }
+
+
+def report(
+    capsys: pytest.CaptureFixture[str], folder: Path, callback: dict[str, Any], ckpt: Path
+) -> Result:
     with chdir(folder):
-        small = overlay(folder / "small.yaml", settings)
+        small = overlay(folder / "small.yaml", settings(callback))
         command = ("test", "--config", "gaussians25_ebm", "--config", small, "--ckpt_path", ckpt)
         return run(capsys, *command)
 

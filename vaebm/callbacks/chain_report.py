@@ -80,9 +80,10 @@ class ChainReport(Callback):
         pl_module.log("test/ess_per_second", least / (share * trace.seconds))
         if trace.accept_prob is not None:
             pl_module.log("test/accept_prob", trace.accept_prob[self.burn_in :].mean())
+        folder = log_folder(trainer)
         if trainer.is_global_zero:
             figure = draw_traces(trace, self.burn_in)
-            write(found, log_folder(trainer), figure)
+            write(found, folder, figure)
             log_picture(trainer, "chains", figure, trainer.global_step)
 
     def trace(self, stage: EBMStage) -> Trace:

@@ -26,10 +26,10 @@ class MetricsFile(Callback):
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
+        path = log_folder(trainer) / "metrics.json"
         if not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
-        path = log_folder(trainer) / "metrics.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(metrics, indent=2) + "\n")
         print(f"metrics: {path}")

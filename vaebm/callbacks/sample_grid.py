@@ -48,6 +48,7 @@ class SampleGrid(Callback):
         self._picture(trainer, pl_module, trainer.test_dataloaders)
 
     def _picture(self, trainer: Trainer, pl_module: LightningModule, loader: object) -> None:
+        folder = log_folder(trainer)
         if not trainer.is_global_zero:
             return
         data = first_images(loader, self.num_samples)
@@ -59,7 +60,7 @@ class SampleGrid(Callback):
         figure = draw(panels, getattr(pl_module, "energy", None))
         step = trainer.global_step
         name = "test" if trainer.testing else f"step={step:07d}"
-        save(figure, log_folder(trainer) / "samples" / f"{name}.png")
+        save(figure, folder / "samples" / f"{name}.png")
         log_picture(trainer, "samples", figure, step)
 
     @staticmethod
@@ -82,7 +83,10 @@ def log_picture(trainer: Trainer, name: str, figure: Figure, step: int) -> None:
 
 
 def log_folder(trainer: Trainer) -> Path:
-    """Where this run writes its files: beside its checkpoints."""
+    """Where this run writes its files: beside its checkpoints.
+
+    Processes agree on it, so that all of them must ask, also if only the first one writes.
+    """
     logger = trainer.logger
     if logger is None or logger.save_dir is None or getattr(logger, "log_dir", None) is not None:
         return Path(trainer.log_dir or trainer.default_root_dir)

@@ -71,9 +71,10 @@ class SampleSteps(Callback):
             pl_module.log(f"test/energy_steps_{steps}", rows[-1][2])
         energy_data = float(mean_energy(pl_module, test))
         pl_module.log("test/energy_data", energy_data)
+        folder = log_folder(trainer)
         if trainer.is_global_zero:
             figure = draw_rows(rows, energy_data, pl_module.sampler.num_steps)
-            write(rows, energy_data, log_folder(trainer), figure)
+            write(rows, energy_data, folder, figure)
             log_picture(trainer, "sample_steps", figure, trainer.global_step)
 
     def samples(self, stage: EBMStage) -> dict[int, Tensor]:

@@ -1,0 +1,57 @@
+"""The command line with two processes on one machine."""
+
+import subprocess
+import sys
+from math import hypot
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.callbacks.test_annealed_likelihood import LIKELIHOOD
+from tests.callbacks.test_chain_report import metrics_of, settings
+from tests.runs import LAST, STAGE_2, overlay, trained
+
+pytestmark = pytest.mark.slow
+
+
+def vaebm(folder: Path, processes: int, command: str, *args: object) -> None:
+    """Run `vaebm` in a folder, made for it."""
+    folder.mkdir(exist_ok=True)
+    options = ["--trainer.accelerator", "cpu", "--trainer.devices", processes]
+    options += ["--trainer.strategy", "ddp"] if processes > 1 else []
+    subprocess.run(
+        [sys.executable, "-m", "vaebm.cli", command, *map(str, (*args, *options))],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+
+
+def test_fit_validates_draws_and_saves(tmp_path: Path) -> None:
+    checkpoints, grid = STAGE_2["trainer"]["callbacks"][-1], {"class_path": "SampleGrid"}  # type: ignore[index]
+    trainer = {**STAGE_2["trainer"], "callbacks": [grid, checkpoints], "limit_val_batches": 1}
+    small = overlay(tmp_path / "small.yaml", {**STAGE_2, "trainer": trainer})
+    vae = ("--model.vae_checkpoint", trained().vae)
+    vaebm(tmp_path, 2, "fit", "--config", "gaussians25_ebm", "--config", small, *vae)
+    runs = tmp_path / "runs/gaussians25_ebm"
+    assert (runs / LAST).exists()
+    assert [path.name for path in runs.rglob("*.png")] == ["step=0000004.png"]
+
+
+def test_annealed_likelihood_is_that_of_one_process(tmp_path: Path) -> None:
+    odd: dict[str, Any] = {**LIKELIHOOD["init_args"], "num_chains": 301, "num_images": 61}
+    small = overlay(tmp_path / "small.yaml", settings({**LIKELIHOOD, "init_args": odd}))
+    for processes in (1, 2):
+        configs = ("--config", "gaussians25_ebm", "--config", small)
+        folder = tmp_path / str(processes)
+        vaebm(folder, processes, "test", *configs, "--ckpt_path", trained().ebm)
+    one, two = (metrics_of(tmp_path / str(processes)) for processes in (1, 2))
+    for name in ("ais_log_z", "ais_log_z_upper"):
+        error = hypot(*(found[f"test/{name}_error"] for found in (one, two)))
+        assert abs(two[f"test/{name}"] - one[f"test/{name}"]) < 4 * error
+    assert two["test/log_px_importance"] == pytest.approx(one["test/log_px_importance"], abs=0.03)
+    log_h = (found["test/log_h"] + found["test/ais_log_z"] for found in (one, two))
+    assert next(log_h) == pytest.approx(next(log_h), abs=0.03)
+    assert two["test/ais_log_z_ess"] > 100
