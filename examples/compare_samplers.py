@@ -77,8 +77,8 @@ def judged(found: Trace, budgets: list[int], judge: Judge) -> tuple[list[float],
     cost = (found.gradients + found.evaluations) / len(states)
     places = [min(max(round(budget / cost), 1), len(states)) - 1 for budget in budgets]
     errors, cells = map(list, zip(*(judge.errors(states[place]) for place in places), strict=True))
-    small = [error <= judge.target for error in errors]
-    reached = next((b for index, b in enumerate(budgets) if all(small[index:])), None)
+    pairs = zip(budgets, errors, strict=True)
+    reached = next((budget for budget, error in pairs if error <= judge.target), None)
     share = found.gradients / (found.gradients + found.evaluations)
     gradients = "" if reached is None else f"{reached} ({reached * share:.0f} with gradient)"
     accepted = "" if found.accept_prob is None else f"{float(found.accept_prob.mean()):.2f}"
@@ -129,7 +129,7 @@ def main() -> None:
     chains = asked.chains or (4000 if toy else 1000)
     judge: Judge = (ToyJudge if toy else ImageJudge)(stage, chains)
     heads = ["sampler", *(f"{budget}" for budget in asked.budgets)]
-    heads += [f"≤ {judge.target:.3g} after", "accepted", "R-hat", "ESS per 1,000", "per second"]
+    heads += [f"first ≤ {judge.target:.3g} at", "accepted", "R-hat", "ESS per 1,000", "per second"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     curves = {}
     for name, sampler in (TOY if toy else IMAGES).items():
