@@ -14,9 +14,10 @@ features. A cost of 1 is one evaluation of U, with or without gradient.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from judges import ImageJudge, Judge, ToyJudge
+from judges import DigitsJudge, Judge, ToyJudge
 from matplotlib.figure import Figure
 
 from vaebm.diagnostics import Trace, record, summary
@@ -45,7 +46,7 @@ TOY: dict[str, Sampler] = {
     "jumps 9 : MALA, η 1e-3, 1": MixtureSampler([JUMPS, MALASampler(step_size=1e-3)], [9, 1]),
     "jumps 10 : HMC, h 0.03, 1": MixtureSampler([JUMPS, HMCSampler(step_size=0.03)], [10, 1]),
 }
-IMAGES: dict[str, Sampler] = {
+DIGITS: dict[str, Sampler] = {
     "Langevin, η 1e-2": LangevinSampler(step_size=1e-2),
     "Langevin, η 5e-2": LangevinSampler(step_size=5e-2),
     "MALA, η 1e-2": MALASampler(step_size=1e-2),
@@ -114,11 +115,14 @@ def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ckpt_path", required=True, help="of gaussians25_ebm or digits_ebm")
-    parser.add_argument("--chains", type=int, help="4,000 of 25 Gaussians, 1,000 of images")
+    parser.add_argument("--chains", type=int, help="4,000 of 25 Gaussians, 1,000 of digits")
     parser.add_argument("--budgets", type=int, nargs="+", default=[10, 20, 50, 100, 200])
     parser.add_argument("--long", type=int, default=500, help="cost of the chains for the ESS")
     parser.add_argument("--output", type=Path, default=Path("runs/samplers"))
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if not Path(asked.ckpt_path).is_file():
+        parser.error(f"no checkpoint at {asked.ckpt_path}")
+    return asked
 
 
 def main() -> None:
@@ -126,13 +130,15 @@ def main() -> None:
     asked = options()
     stage = EBMStage.load_from_checkpoint(asked.ckpt_path, map_location="cpu", weights_only=True)
     toy = len(stage.eval().vae.image_shape) == 1
+    if not toy and stage.vae.image_shape != (1, 8, 8):
+        sys.exit(f"{asked.ckpt_path} is neither of 25 Gaussians nor of digits")
     chains = asked.chains or (4000 if toy else 1000)
-    judge: Judge = (ToyJudge if toy else ImageJudge)(stage, chains)
+    judge: Judge = (ToyJudge if toy else DigitsJudge)(stage, chains)
     heads = ["sampler", *(f"{budget}" for budget in asked.budgets)]
     heads += [f"first ≤ {judge.target:.3g} at", "accepted", "R-hat", "ESS per 1,000", "per second"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     curves = {}
-    for name, sampler in (TOY if toy else IMAGES).items():
+    for name, sampler in (TOY if toy else DIGITS).items():
         found = trace(stage, sampler, chains, max(asked.budgets))
         curves[name], cells = judged(found, asked.budgets, judge)
         cells += mixing(trace(stage, sampler, 50, asked.long), judge)

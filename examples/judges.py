@@ -85,7 +85,7 @@ class ToyJudge:
         return f"Exact draws: {self.floor:.3f}. Width of the exact modes: {self.width:.3f}."
 
 
-class ImageJudge:
+class DigitsJudge:
     """Fréchet distance to the training digits, in a classifier's features.
 
     What a model does wrong counts here too: the density of a model of images is not known.

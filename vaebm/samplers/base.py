@@ -64,11 +64,12 @@ class Sampler(Configurable, ABC):
 
     Attributes:
         uses_start: Whether a chain's end depends on its start; without, replay makes no sense.
-        reuses_gradient: Whether a step starts from `Chain.grad`, as far as it is known.
+        needs_gradient: Whether a step may read `Chain.grad`; if so, a mixture evaluates it first
+            where another kernel's move left it unknown.
     """
 
     uses_start = True
-    reuses_gradient = False
+    needs_gradient = True
 
     @property
     def leaves_target(self) -> bool:

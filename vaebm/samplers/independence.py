@@ -36,6 +36,8 @@ class IndependenceSampler(Sampler):
         Markov Chains for Exploring Posterior Distributions (Tierney, 1994), section 2.3.3.
     """
 
+    needs_gradient = False
+
     def __init__(self, num_steps: int = 50) -> None:
         super().__init__(num_steps)
 

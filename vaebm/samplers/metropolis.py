@@ -76,8 +76,6 @@ class MetropolisSampler(Sampler):
         adaptation: Finds each chain's step size in the first steps of a long chain; None does not.
     """
 
-    reuses_gradient = True
-
     def __init__(
         self,
         num_steps: int,

@@ -49,6 +49,8 @@ class MixtureSampler(Sampler):
         self.kernels = tuple(kernels)
         self.weights = tuple(weight / sum(weights) for weight in weights)
 
+    needs_gradient = False  # but its kernels may, and get it
+
     @property
     def leaves_target(self) -> bool:
         """True if all kernels do."""
@@ -72,7 +74,7 @@ class MixtureSampler(Sampler):
             if not len(rows):
                 continue
             part = take(chain._replace(memory=memory[index], before=None), rows)
-            if kernel.reuses_gradient:
+            if kernel.needs_gradient:
                 part = with_gradient(part, potential)
             moved, info = kernel.step(potential, part, generator=rows_of(generator, rows))
             memory[index] = put(memory[index], rows, moved.memory)

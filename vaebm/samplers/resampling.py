@@ -73,6 +73,7 @@ class ResamplingSampler(Sampler):
     """
 
     uses_start = False
+    needs_gradient = False
 
     def __init__(self, num_candidates: int = 2048, chunk_size: int = 16384) -> None:
         super().__init__(num_steps=1)
