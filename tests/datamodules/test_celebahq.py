@@ -7,7 +7,7 @@ import torch
 
 from tests.datamodules.pictures import picture, write_lmdb
 from vaebm.datamodules import CelebAHQ256DataModule
-from vaebm.datamodules.lmdb_images import to_tensor
+from vaebm.datamodules.encoded_images import to_tensor
 from vaebm.errors import DataError, UsageError
 
 FACES = [picture(256, 256, seed) for seed in range(3)]

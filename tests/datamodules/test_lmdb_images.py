@@ -1,6 +1,7 @@
 """LMDB folders as data sets: order, processes, everything that can be wrong with a file."""
 
 import pickle
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from PIL import Image
 
 from tests.datamodules.pictures import encoded, picture, write_lmdb
 from vaebm.datamodules.base import ResumableDataLoader
-from vaebm.datamodules.lmdb_images import LMDB, EncodedImages, to_tensor
-from vaebm.datamodules.lsun import centre_crop
+from vaebm.datamodules.crops import centre_crop
+from vaebm.datamodules.encoded_images import EncodedImages, to_tensor
+from vaebm.datamodules.lmdb_images import LMDB
 from vaebm.errors import DataError, UsageError
 
 pytest.importorskip("lmdb")
@@ -136,8 +138,7 @@ def test_worker_processes_read_what_the_main_one_reads(tmp_path: Path) -> None:
 
 
 def test_data_set_travels_to_a_process_that_is_no_fork(tmp_path: Path) -> None:
-    part = EncodedImages(
-        LMDB(write_lmdb(tmp_path / "a.lmdb", [encoded(picture(8, 8))]), ""), centre_crop
-    )
+    path = write_lmdb(tmp_path / "a.lmdb", [encoded(picture(8, 8))])
+    part = EncodedImages(LMDB(path, ""), partial(centre_crop, side=8))
     part[0]
     assert torch.equal(pickle.loads(pickle.dumps(part))[0][0], part[0][0])

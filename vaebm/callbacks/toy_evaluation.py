@@ -4,13 +4,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vaebm.callbacks.draws import draw_panels
-from vaebm.datamodules.toys import Gaussians25DataModule
+from vaebm.datamodules.toys import GaussianModesDataModule, ToyDataModule
 from vaebm.errors import UsageError
 from vaebm.metrics import GridLikelihood, ModeCoverage
 
 
 class ToyEvaluation(Callback):
-    """Logs the exact likelihood and the mode coverage of a model of 2-D points.
+    """Logs the exact likelihood of a model of 2-D points, and the coverage of modes if there are.
 
     After a test: ``test/nll_true``, ``test/nll_vae`` and ``test/nll_vaebm`` in nats on the same
     test points, the last two by quadrature (`GridLikelihood`), and of samples ``test/modes``,
@@ -41,13 +41,13 @@ class ToyEvaluation(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate and log; every rank computes the same."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, Gaussians25DataModule):
+        if not isinstance(data, ToyDataModule):
             raise UsageError("ToyEvaluation needs data with a known density, such as gaussians25")
         points = data.parts.test[:][0].to(pl_module.device)
         figures = {
             "nll_true": -data.log_prob(points.double()).mean(),
             **self._likelihood(pl_module, points),
-            **self._modes(pl_module, data),
+            **(self._modes(pl_module, data) if isinstance(data, GaussianModesDataModule) else {}),
         }
         pl_module.log_dict({f"test/{name}": value.float() for name, value in figures.items()})
 
@@ -63,7 +63,9 @@ class ToyEvaluation(Callback):
         metric.update(points)
         return metric.compute()
 
-    def _modes(self, pl_module: LightningModule, data: Gaussians25DataModule) -> dict[str, Tensor]:
+    def _modes(
+        self, pl_module: LightningModule, data: GaussianModesDataModule
+    ) -> dict[str, Tensor]:
         figures: dict[str, Tensor] = {}
         panels = draw_panels(pl_module, self.num_samples, num_steps=self.num_steps)
         for title, samples in panels.items():

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 from PIL import Image
-from torch.utils.data import Dataset
 
 from vaebm.datamodules.base import Splits, datamodules
+from vaebm.datamodules.encoded_images import EncodedImages, FolderFiles
 from vaebm.datamodules.files import fetch, images_extra, require_files
-from vaebm.datamodules.lmdb_images import LMDB, EncodedImages
+from vaebm.datamodules.lmdb_images import LMDB
 from vaebm.datamodules.photos import PhotoDataModule
 from vaebm.errors import DataError
 
@@ -78,29 +78,7 @@ class CelebA64DataModule(PhotoDataModule):
         return Splits(*(EncodedImages(part, face) for part in parts))
 
 
-class Files(Dataset[bytes]):
-    """The bytes of files of one folder.
-
-    Args:
-        folder: The folder.
-        names: The files' names.
-    """
-
-    def __init__(self, folder: Path, names: list[str]) -> None:
-        self.folder = folder
-        self.names = names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> bytes:
-        return (self.folder / self.names[index]).read_bytes()
-
-    def __str__(self) -> str:
-        return str(self.folder)
-
-
-def published_parts(folder: Path) -> list[Files]:
+def published_parts(folder: Path) -> list[FolderFiles]:
     """The training, validation and test images of the published folder.
 
     Args:
@@ -121,7 +99,7 @@ def published_parts(folder: Path) -> list[Files]:
     lost = {name for part in names.values() for name in part} - set(os.listdir(folder / IMAGES))
     if lost:
         raise DataError(f"{folder / IMAGES} lacks {len(lost)} images, the first is {min(lost)}")
-    return [Files(folder / IMAGES, part) for part in names.values()]
+    return [FolderFiles(folder / IMAGES, part) for part in names.values()]
 
 
 def face(image: Image.Image, number: int) -> Image.Image:

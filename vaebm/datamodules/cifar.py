@@ -1,4 +1,4 @@
-"""CIFAR-10."""
+"""CIFAR-10 and CIFAR-100."""
 
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,16 @@ from vaebm.datamodules.photos import PhotoDataModule
 from vaebm.errors import UsageError
 
 NUM_TRAIN = 50_000
-HINT = "unpack cifar-10-python.tar.gz in the folder above, or set download to true"
 
 
-@datamodules.register
-class CIFAR10DataModule(PhotoDataModule):
-    """CIFAR-10: 50,000 photographs to train on and 10,000 to test, 32×32 pixels, ten classes.
+class CIFARDataModule(PhotoDataModule):
+    """Base of both sets: 50,000 photographs to train on and 10,000 to test, 32×32 pixels.
 
     There is no third part: as in the paper, the test images also validate, unless `num_val` holds
     out training images for that. Batches are (image ``(B, 3, 32, 32)`` in [0, 1], label ``(B,)``).
 
     Args:
-        root: Folder that holds ``cifar-10-batches-py``, as published.
+        root: Folder that holds the published folder.
         batch_size: Images in a batch.
         num_val: Training images to hold out for validation, the last ones, in [0, 50000); 0
             validates on the test images.
@@ -30,15 +28,13 @@ class CIFAR10DataModule(PhotoDataModule):
         download: Fetch the files into `root` if they are not there.
         num_workers: Worker processes of each loader; 0 loads in the main process.
 
-    Raises:
-        UsageError: If `num_val` is out of range, files are missing or torchvision is.
-        DataError: If files are damaged or cannot be downloaded.
-
-    References:
-        Learning Multiple Layers of Features from Tiny Images (Krizhevsky, 2009).
+    Attributes:
+        title: Name of the set.
+        num_classes: Number of classes.
     """
 
-    num_classes = 10
+    title: str
+    num_classes: int
 
     def __init__(
         self,
@@ -56,25 +52,69 @@ class CIFAR10DataModule(PhotoDataModule):
         self.num_val = num_val
         self.download = download
 
+    @property
+    def published(self) -> Any:
+        """The set's class in torchvision."""
+        return getattr(images_extra("torchvision.datasets"), self.title.replace("-", ""))
+
     def prepare_data(self) -> None:
         """Download, if wanted."""
         if self.download:
-            published = images_extra("torchvision.datasets").CIFAR10
-            fetch("CIFAR-10", lambda: published(self.root, train=False, download=True))
+            published = self.published
+            fetch(self.title, lambda: published(self.root, train=False, download=True))
 
     def splits(self) -> Splits:
         """Read both published parts."""
-        published = images_extra("torchvision.datasets").CIFAR10
+        published = self.published
         sums = dict(published.train_list + published.test_list)
         sums[published.meta["filename"]] = published.meta["md5"]
         folder = Path(self.root) / published.base_folder
-        require_files(folder, sums, HINT)
+        hint = f"unpack {published.filename} in the folder above, or set download to true"
+        require_files(folder, sums, hint)
         check_md5(folder, sums)
         image, label = _tensors(published(self.root, train=True))
         test = ByteImages(*_tensors(published(self.root, train=False)))
         cut = NUM_TRAIN - self.num_val
         val = ByteImages(image[cut:], label[cut:]) if self.num_val else test
         return Splits(ByteImages(image[:cut], label[:cut]), val, test)
+
+
+@datamodules.register
+class CIFAR10DataModule(CIFARDataModule):
+    """CIFAR-10: 50,000 photographs to train on and 10,000 to test, 32×32 pixels, ten classes.
+
+    There is no third part: as in the paper, the test images also validate, unless `num_val` holds
+    out training images for that. Batches are (image ``(B, 3, 32, 32)`` in [0, 1], label ``(B,)``).
+    They are read from ``root/cifar-10-batches-py``, as published.
+
+    Raises:
+        UsageError: If `num_val` is out of range, files are missing or torchvision is.
+        DataError: If files are damaged or cannot be downloaded.
+
+    References:
+        Learning Multiple Layers of Features from Tiny Images (Krizhevsky, 2009).
+    """
+
+    title = "CIFAR-10"
+    num_classes = 10
+
+
+@datamodules.register
+class CIFAR100DataModule(CIFARDataModule):
+    """CIFAR-100: like CIFAR-10, other photographs of a hundred other classes.
+
+    They are read from ``root/cifar-100-python``, as published.
+
+    Raises:
+        UsageError: If `num_val` is out of range, files are missing or torchvision is.
+        DataError: If files are damaged or cannot be downloaded.
+
+    References:
+        Learning Multiple Layers of Features from Tiny Images (Krizhevsky, 2009).
+    """
+
+    title = "CIFAR-100"
+    num_classes = 100
 
 
 def _tensors(published: Any) -> tuple[torch.Tensor, torch.Tensor]:

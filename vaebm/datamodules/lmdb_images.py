@@ -1,26 +1,19 @@
-"""Images in LMDB files and other places where each is a run of bytes."""
+"""LMDB files, in which each image is a run of bytes."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
-from torch.utils.data import Dataset
-
-from vaebm.datamodules.base import Batch, unit_interval
+from vaebm.datamodules.encoded_images import EncodedFiles
 from vaebm.datamodules.files import images_extra, require_files
 from vaebm.errors import DataError
 
 _opened: dict[Path, tuple[int, Any]] = {}
 
 
-class LMDB(Dataset[bytes]):
+class LMDB(EncodedFiles):
     """The values of an LMDB folder, in the order of their keys; decimal keys in that of numbers.
 
     Args:
@@ -84,37 +77,3 @@ def _refuse_cut_off(path: Path, environment: Any) -> None:
     if found < due:
         environment.close()
         raise DataError(f"{path} is cut off: it has {found} bytes of {due}")
-
-
-class EncodedImages(Dataset[Batch]):
-    """Images out of files such as JPEG: ``(image,)`` with image ``(3, H, W)`` in [0, 1].
-
-    Args:
-        files: The files' bytes; its ``str`` says where they are.
-        prepare: Makes the final image out of the stored one and the item's number, which may
-            count on from epoch to epoch.
-    """
-
-    def __init__(
-        self, files: Dataset[bytes], prepare: Callable[[Image.Image, int], Image.Image]
-    ) -> None:
-        self.files = files
-        self.prepare = prepare
-
-    def __len__(self) -> int:
-        return len(self.files)  # type: ignore[arg-type]
-
-    def __getitem__(self, number: int) -> Batch:
-        index = number % len(self)
-        try:
-            image = Image.open(BytesIO(self.files[index])).convert("RGB")
-            return (to_tensor(self.prepare(image, number)),)
-        except UnidentifiedImageError as error:
-            raise DataError(f"image {index} of {self.files} has no known format") from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"image {index} of {self.files} cannot be used: {error}") from error
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """An image as floats ``(C, H, W)`` in [0, 1]."""
-    return unit_interval(torch.from_numpy(np.array(image)).permute(2, 0, 1))

@@ -3,13 +3,12 @@
 from functools import partial
 from pathlib import Path
 
-import torch
-from PIL import Image
-
 from vaebm.datamodules.base import Splits, datamodules
-from vaebm.datamodules.lmdb_images import LMDB, EncodedImages
+from vaebm.datamodules.crops import centre_crop, random_crop
+from vaebm.datamodules.encoded_images import EncodedImages
+from vaebm.datamodules.lmdb_images import LMDB
 from vaebm.datamodules.photos import PhotoDataModule
-from vaebm.noise import Purpose, generator_for, run_seed
+from vaebm.noise import run_seed
 
 SIDE = 64
 HINT = "unpack LSUN's church_outdoor_train_lmdb.zip and ..._val_lmdb.zip in the folder above"
@@ -51,34 +50,6 @@ class LSUNChurch64DataModule(PhotoDataModule):
         train, val = (
             LMDB(Path(self.root) / f"church_outdoor_{name}_lmdb", HINT) for name in ("train", "val")
         )
-        centred = EncodedImages(val, centre_crop)
-        return Splits(EncodedImages(train, partial(random_crop, seed=run_seed())), centred, centred)
-
-
-def shrink(image: Image.Image) -> Image.Image:
-    """Make the shorter side 64 pixels long and keep the proportions."""
-    width, height = image.size
-    shorter = min(width, height)
-    size = (SIDE * width // shorter, SIDE * height // shorter)
-    return image.resize(size, Image.Resampling.BILINEAR)
-
-
-def centre_crop(image: Image.Image, number: int) -> Image.Image:
-    """Shrink and cut out the middle."""
-    small = shrink(image)
-    left, top = ((side - SIDE) / 2 for side in small.size)
-    return _cut(small, round(left), round(top))
-
-
-def random_crop(image: Image.Image, number: int, *, seed: int) -> Image.Image:
-    """Shrink and cut out a square at a place that is a function of (seed, number)."""
-    small = shrink(image)
-    generator = generator_for(Purpose.ITEMS, seed, number)
-    left, top = (
-        int(torch.randint(side - SIDE + 1, (), generator=generator)) for side in small.size
-    )
-    return _cut(small, left, top)
-
-
-def _cut(image: Image.Image, left: int, top: int) -> Image.Image:
-    return image.crop((left, top, left + SIDE, top + SIDE))
+        centred = EncodedImages(val, partial(centre_crop, side=SIDE))
+        cropped = EncodedImages(train, partial(random_crop, side=SIDE, seed=run_seed()))
+        return Splits(cropped, centred, centred)
