@@ -6,6 +6,7 @@ from vaebm.callbacks.classifier_frechet import ClassifierFrechet
 from vaebm.callbacks.divergence_guard import DivergenceGuard
 from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
 from vaebm.callbacks.sample_grid import SampleGrid
+from vaebm.callbacks.sample_quality import SampleQuality
 from vaebm.callbacks.sample_steps import SampleSteps
 from vaebm.callbacks.toy_evaluation import ToyEvaluation
 
@@ -17,6 +18,7 @@ __all__ = [
     "MetricsFile",
     "PredictionsFile",
     "SampleGrid",
+    "SampleQuality",
     "SampleSteps",
     "ToyEvaluation",
 ]

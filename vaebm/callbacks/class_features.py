@@ -1,13 +1,12 @@
 """A classifier of the data at hand as feature extractor, kept in a file if asked for."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vaebm.checkpoint import load_data
+from vaebm.checkpoint import load_data, write_data
 from vaebm.errors import DataError, UsageError
 from vaebm.metrics import FrechetDistance
 from vaebm.models.classifier import FeatureExtractor, SmallClassifier, train_classifier
@@ -48,10 +47,7 @@ def classifier_of(
         return _read(path, settings).to(device)
     classifier = train_classifier(images, labels, num_classes=data.num_classes, epochs=epochs)
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")  # several runs may come here at once
-        torch.save({**settings, "weights": classifier.state_dict()}, part)
-        os.replace(part, path)
+        write_data(path, {**settings, "weights": classifier.state_dict()})
     return classifier
 
 

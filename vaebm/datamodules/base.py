@@ -1,6 +1,6 @@
 """What all datamodules share: loaders, a resumable order of the data, a check for NaN."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -163,23 +163,33 @@ class ImageDataModule(LightningDataModule):
         """Shuffled batches, all full."""
         size = len(self.parts.train)  # type: ignore[arg-type]
         sampler = EpochSampler(size, run_seed(), self.draws_anew)
-        return self._loader(self.parts.train, sampler=sampler, drop_last=True)
+        return self.loader(self.parts.train, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches in order."""
-        return self._loader(self.parts.val)
+        return self.loader(self.parts.val)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Test batches in order."""
-        return self._loader(self.parts.test)
+        return self.loader(self.parts.test)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Test batches in order."""
-        return self._loader(self.parts.test)
+        return self.loader(self.parts.test)
 
-    def _loader(
-        self, part: Dataset[Batch], sampler: EpochSampler | None = None, drop_last: bool = False
+    def loader(
+        self,
+        part: Dataset[Batch],
+        sampler: Iterable[int] | None = None,
+        drop_last: bool = False,
     ) -> DataLoader[Any]:
+        """Batches of one part.
+
+        Args:
+            part: One of `parts`.
+            sampler: Numbers of the items, in their order; None takes all.
+            drop_last: Whether to leave out a last batch that is not full.
+        """
         return ResumableDataLoader(
             part,
             batch_size=self.batch_size,

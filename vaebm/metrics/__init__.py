@@ -1,8 +1,20 @@
-"""Metrics: exact likelihoods of 2-D toys, mode coverage, Fréchet distance, log Z."""
+"""Metrics: likelihoods, log Z, mode coverage, and distances between sets of images."""
 
 from vaebm.metrics.frechet import FrechetDistance
+from vaebm.metrics.inception import ImageFeatures, InceptionFeatures
+from vaebm.metrics.inception_score import InceptionScore
+from vaebm.metrics.kernel_distance import KernelDistance
 from vaebm.metrics.likelihood import GridLikelihood
 from vaebm.metrics.modes import ModeCoverage
 from vaebm.metrics.partition import AnnealedPartition
 
-__all__ = ["AnnealedPartition", "FrechetDistance", "GridLikelihood", "ModeCoverage"]
+__all__ = [
+    "AnnealedPartition",
+    "FrechetDistance",
+    "GridLikelihood",
+    "ImageFeatures",
+    "InceptionFeatures",
+    "InceptionScore",
+    "KernelDistance",
+    "ModeCoverage",
+]

@@ -1,0 +1,135 @@
+"""Statistics of real images in the features of a network, kept in a file."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from vaebm.callbacks.class_features import is_relevant
+from vaebm.checkpoint import load_data, write_data
+from vaebm.datamodules import ImageDataModule
+from vaebm.errors import DataError, UsageError
+from vaebm.metrics.inception import ImageFeatures
+from vaebm.metrics.numbered_rows import share
+from vaebm.sampling import gather
+from vaebm.stage import images_of
+
+BATCH = 100  # images at once: Inception enlarges them to 299×299
+PROBES = 16  # images that stand for the data set in the name of the file
+
+
+class Reference(NamedTuple):
+    """Sums over all N real images, and the features of the first K of them.
+
+    Attributes:
+        total: Σ f, ``(D,)`` in float64.
+        outer: Σ f fᵀ, ``(D, D)`` in float64.
+        num_images: N.
+        rows: Features, ``(K, D)``.
+    """
+
+    total: Tensor
+    outer: Tensor
+    num_images: int
+    rows: Tensor
+
+
+@torch.no_grad()
+def features_of(extractor: nn.Module, images: Tensor) -> ImageFeatures:
+    """Features of images as a file would hold them, rounded to bytes.
+
+    Args:
+        extractor: Gives `ImageFeatures`, or features ``(B, D)`` alone.
+        images: Images, ``(B, C, H, W)``.
+    """
+    features = extractor(images.float().clamp(0, 1).mul(255).round().div(255))
+    found = features if isinstance(features, ImageFeatures) else ImageFeatures(features)
+    if not isinstance(found.pooled, Tensor) or found.pooled.ndim != 2:
+        raise UsageError(f"{type(extractor).__name__} gives no features (B, D) of images")
+    return found
+
+
+def reference_of(
+    trainer: Trainer,
+    data: ImageDataModule,
+    split: str,
+    extractor: nn.Module,
+    *,
+    keep: int,
+    cache: Path | None,
+) -> Reference:
+    """The statistics of one part of the data: from a file, or computed by all processes together.
+
+    Args:
+        trainer: Says which process this is.
+        data: The datamodule.
+        split: ``train`` or ``test``.
+        extractor: The network, on its device.
+        keep: K, number of images whose features are kept.
+        cache: Folder of the files; None keeps none.
+    """
+    part = getattr(data.parts, split)
+    path = None if cache is None else cache / file_name(data, split, extractor, keep)
+    # Other processes may see the file late, so that one decides.
+    if path and trainer.strategy.broadcast(path.exists()):
+        return _read(path)
+    device = next(extractor.parameters(), torch.zeros(())).device
+    numbers = share(len(part), trainer.global_rank, trainer.world_size)
+    sums: list[Any] = [0.0, 0.0]
+    rows = []
+    for index, images in _batches(data, part, numbers):
+        pooled = features_of(extractor, images.to(device)).pooled
+        double = pooled.double()
+        sums = [sums[0] + double.sum(0), sums[1] + double.T @ double]
+        chosen = index < keep
+        rows.append((index[chosen], pooled[chosen.to(device)].cpu()))
+    total, outer = (trainer.strategy.reduce(value, reduce_op="sum") for value in sums)
+    reference = Reference(total.cpu(), outer.cpu(), len(part), gather(rows))
+    if path and trainer.is_global_zero:
+        _keep(path, reference)
+    return reference
+
+
+def _batches(
+    data: ImageDataModule, part: Any, numbers: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some images of a part and their numbers, in batches."""
+    done = 0
+    for batch in data.loader(part, sampler=numbers):
+        images = images_of(batch)
+        yield torch.tensor(numbers[done : done + len(images)]), images
+        done += len(images)
+
+
+def file_name(data: ImageDataModule, split: str, extractor: nn.Module, keep: int) -> str:
+    """A name that says what the statistics are of: data set, part, options, images, network."""
+    part = getattr(data.parts, split)
+    options = {k: repr(v) for k, v in sorted(data.hparams.items()) if is_relevant(k)}
+    facts = [type(data).__qualname__, split, options, len(part), keep]
+    digest = hashlib.sha256(json.dumps([*facts, type(extractor).__qualname__]).encode())
+    for number in range(0, len(part), max(1, len(part) // PROBES)):
+        digest.update(images_of(part[number]).numpy().tobytes())
+    for name, value in extractor.state_dict().items():
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return f"{type(data).__name__}-{split}-{digest.hexdigest()[:16]}.pt"
+
+
+def _read(path: Path) -> Reference:
+    stored = load_data(path)
+    try:
+        return Reference(**stored)
+    except TypeError as error:
+        raise DataError(f"{path} holds no statistics of images: remove it") from error
+
+
+def _keep(path: Path, reference: Reference) -> None:
+    """Write the file; that a folder cannot be written to is no reason to stop."""
+    try:
+        write_data(path, reference._asdict())
+    except OSError as error:
+        print(f"statistics of the real images are not kept: {error}")
