@@ -80,6 +80,7 @@ ORDER = [
     "callbacks.class_features",
     "callbacks.sample_grid",
     "callbacks.reference",
+    "callbacks.outside",
     "callbacks.*",
     "callbacks",
     "trainer",

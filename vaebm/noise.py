@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     CHAINS = 9
     ANNEALING = 10
     IMPORTANCE = 11
+    OUTSIDE = 12
 
 
 def generator_for(*place: int, device: torch.device | str = "cpu") -> Generator:

@@ -88,6 +88,18 @@ class Stage(Configurable, LightningModule, ABC):
     ) -> dict[str, Tensor]:
         """Samples of every model that the stage holds, by title; see `sample`."""
 
+    @abstractmethod
+    def log_likelihood(self, image: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """What the stage knows of the likelihood of images.
+
+        Args:
+            image: Images, ``(B, C, H, W)`` in [0, 1], or points ``(B, 2)``.
+            generator: Source of the posterior noise.
+
+        Returns:
+            ``elbo`` in nats, ``(B,)``, and in stage 2 more.
+        """
+
     def pictures_of(self, image: Tensor, *, generator: Generator | None) -> dict[str, Tensor]:
         """What the stage makes of given images, by title; nothing unless a stage says otherwise."""
         return {}

@@ -172,8 +172,11 @@ class VAEStage(Stage):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ELBO of every image, ``(B,)``."""
-        image = self.images_of(batch)
-        return {"elbo": self.elbo_terms(image, self.evaluation_generator(batch_idx)).elbo}
+        return self.log_likelihood(self.images_of(batch), self.evaluation_generator(batch_idx))
+
+    def log_likelihood(self, image: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """The ELBO of images; see `Stage.log_likelihood`."""
+        return {"elbo": self.elbo_terms(image, generator).elbo}
 
     def _log_elbo(self, split: str, image: Tensor, batch_idx: int) -> None:
         elbo = self.elbo_terms(image, self.evaluation_generator(batch_idx)).elbo

@@ -15,53 +15,18 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 
 import vaebm.callbacks.reference
+from tests.colours import Colours, stage
 from tests.fidelity import SmallFeatures, published_figures, random_inception
 from tests.training import ebm_stage, small_trainer, toy_data
 from vaebm.callbacks import SampleQuality
 from vaebm.datamodules import ImageDataModule
-from vaebm.datamodules.base import Splits, Tensors
-from vaebm.ebm_stage import EBMStage
 from vaebm.errors import DataError, UsageError
-from vaebm.models import DenseVAE, ResidualEnergy
-from vaebm.noise import RowGenerators, generator_for
-from vaebm.samplers import LangevinSampler
-from vaebm.spaces import NoiseSpace
+from vaebm.noise import RowGenerators
 
 pytest.importorskip("torch_fidelity")
 
 ALL = ("fid", "inception_score", "kid")
 PUBLISHED = ("fid_51", "inception_score_51", "inception_score_std_51", "kid_51", "kid_std_51")
-
-
-class Colours(ImageDataModule):
-    """Random images of 3×8×8 pixels, an odd number of them.
-
-    Args:
-        seed: Seed of the images.
-        batch_size: Images in a batch.
-    """
-
-    def __init__(self, seed: int = 0, batch_size: int = 7) -> None:
-        super().__init__(batch_size, 0)
-        self.save_hyperparameters()
-        self.seed = seed
-
-    def splits(self) -> Splits:
-        """Three parts."""
-        images = (
-            torch.rand(n, 3, 8, 8, generator=generator_for(self.seed, n)) for n in (63, 9, 33)
-        )
-        return Splits(*(Tensors((image * 255).round() / 255) for image in images))
-
-
-def stage() -> EBMStage:
-    """A small energy of colour images on a small VAE, always the same."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        vae = DenseVAE((3, 8, 8), latent_dim=2, width=8, depth=1)
-        energy = ResidualEnergy(3, channels=4, multipliers=(1, 2), halvings=(0,))
-    sampler = LangevinSampler(2, step_size=0.01)
-    return EBMStage(energy, sampler, NoiseSpace(), vae=vae, lr=1e-2, seed=5)
 
 
 def quality(**options: Any) -> SampleQuality:
@@ -326,7 +291,8 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from lightning.pytorch import Trainer
-from tests.callbacks.test_sample_quality import Colours, quality, stage
+from tests.callbacks.test_sample_quality import quality
+from tests.colours import Colours, stage
 rank_folder = Path(sys.argv[1])
 trainer = Trainer(
     accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_progress_bar=False,
@@ -340,6 +306,7 @@ for _ in range(2):  # the second time from the cache
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_get_the_same_figures(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}

@@ -4,6 +4,7 @@ from vaebm.callbacks.annealed_likelihood import AnnealedLikelihood
 from vaebm.callbacks.chain_report import ChainReport
 from vaebm.callbacks.classifier_frechet import ClassifierFrechet
 from vaebm.callbacks.divergence_guard import DivergenceGuard
+from vaebm.callbacks.ood_detection import OODDetection
 from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
 from vaebm.callbacks.sample_grid import SampleGrid
 from vaebm.callbacks.sample_quality import SampleQuality
@@ -16,6 +17,7 @@ __all__ = [
     "ClassifierFrechet",
     "DivergenceGuard",
     "MetricsFile",
+    "OODDetection",
     "PredictionsFile",
     "SampleGrid",
     "SampleQuality",

@@ -1,5 +1,6 @@
 """Metrics: likelihoods, log Z, mode coverage, and distances between sets of images."""
 
+from vaebm.metrics.auroc import auroc
 from vaebm.metrics.frechet import FrechetDistance
 from vaebm.metrics.inception import ImageFeatures, InceptionFeatures
 from vaebm.metrics.inception_score import InceptionScore
@@ -17,4 +18,5 @@ __all__ = [
     "InceptionScore",
     "KernelDistance",
     "ModeCoverage",
+    "auroc",
 ]

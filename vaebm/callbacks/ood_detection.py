@@ -1,0 +1,198 @@
+"""Which images a model takes for data: out-of-distribution detection after testing."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
+from scipy.stats import ks_2samp
+from torch import Tensor
+
+from vaebm.callbacks.outside import chosen_images, fit_colours, synthetic_images
+from vaebm.callbacks.sample_grid import log_folder, log_picture
+from vaebm.datamodules import ImageDataModule
+from vaebm.errors import UsageError
+from vaebm.metrics import auroc
+from vaebm.metrics.numbered_rows import share
+from vaebm.models.layers import cached_weights
+from vaebm.noise import Purpose, RowGenerators, generator_for
+from vaebm.plotting import save
+from vaebm.sampling import gather
+from vaebm.stage import Stage
+
+Kind = Literal["interpolations", "noise", "constants"]
+Scores = dict[str, Tensor]
+LABELS = {"log_h": "log h(x) + log Z, nats", "elbo": "ELBO, nats", "energy": "−E(x), nats"}
+
+
+class OODDetection(Callback):
+    """Tells test images from images of other sets by what the model says of them (Table 6).
+
+    After a test, for each set: ``test/auroc_<set>``, the probability that a test image has a higher
+    log h(x) = log p_θ(x) − E(x) − log Z than one of the set, with its standard error
+    ``test/auroc_<set>_error``; the bound ELBO(x) stands for log p_θ, and Z plays no part. The same
+    of its two terms, ``test/auroc_elbo_<set>`` and ``test/auroc_energy_<set>``, of −E(x). Stage 1
+    and energies on x have the one that they know.
+
+    Whether the model knows its training images by heart: ``test/ks_train_test`` is the largest
+    difference of the distributions of log h of training and test images (of Kolmogorov and
+    Smirnov), ``test/ks_train_test_pvalue`` the probability of as large a one by chance (Figure 6).
+
+    All of it goes to ``ood.csv`` and ``ood.png`` in the log folder, the picture to loggers too.
+
+    Args:
+        datasets: Datamodules of other sets by name; their test images are used.
+        synthetic: Sets made from the test images: ``interpolations``, means of two; ``noise``,
+            uniform; ``constants``, of one colour.
+        num_images: Images of each set, or all if there are fewer.
+        batch_size: Images at once.
+        seed: Seed of the choice of images and of the posterior noise.
+    """
+
+    def __init__(
+        self,
+        datasets: dict[str, ImageDataModule] | None = None,
+        synthetic: Sequence[Kind] = get_args(Kind),
+        num_images: int = 2000,
+        batch_size: int = 100,
+        seed: int = 1,
+    ) -> None:
+        if not set(synthetic) <= set(get_args(Kind)):
+            raise UsageError(f"synthetic sets are {', '.join(get_args(Kind))}, not {synthetic}")
+        if num_images < 2 or batch_size < 1:
+            raise UsageError("OODDetection needs num_images ≥ 2 and batch_size ≥ 1")
+        self.datasets = datasets or {}
+        self.synthetic = synthetic
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        twice = set(self.datasets) & {*synthetic, "train", "test"}
+        if twice:
+            raise UsageError(f"{', '.join(sorted(twice))} cannot be the name of another data set")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Read the sets, so that errors come before any work."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, ImageDataModule) or not isinstance(pl_module, Stage):
+            raise UsageError("OODDetection needs a datamodule and a stage of vaebm")
+        if len(pl_module.vae.image_shape) != 3:
+            raise UsageError("OODDetection is for images, not for points")
+        for name, other in self.datasets.items():
+            other.prepare_data()
+            first = chosen_images(other.parts.test, 1, self.seed)
+            fit_colours(first, pl_module.vae.image_shape, name)
+
+    def images(self, trainer: Trainer) -> dict[str, Tensor]:
+        """Training images, test images, and those of all other sets, by name."""
+        parts = trainer.datamodule.parts  # type: ignore[attr-defined]
+        others = {name: other.parts.test for name, other in self.datasets.items()}
+        every = {"train": parts.train, "test": parts.test, **others}
+        found = {
+            name: chosen_images(part, self.num_images, self.seed) for name, part in every.items()
+        }
+        for number, kind in enumerate(self.synthetic):
+            generator = generator_for(Purpose.OUTSIDE, self.seed, number)
+            found[kind] = synthetic_images(kind, found["test"], generator)
+        return found
+
+    def scores(self, trainer: Trainer, stage: Stage, images: Tensor) -> Scores:
+        """What the model says of images, ``(N,)`` each on the CPU, the model's own figure first."""
+        numbers = share(len(images), trainer.global_rank, trainer.world_size)
+        parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        with cached_weights(stage):
+            for first in range(0, len(numbers), self.batch_size):
+                index = torch.tensor(numbers[first : first + self.batch_size])
+                # Each image has noise of its own, whatever the batch size and processes.
+                generator = RowGenerators(self.seed, index.tolist(), device=stage.device)
+                terms = stage.log_likelihood(images[index].to(stage.device), generator)
+                for kind, value in scores_of(terms).items():
+                    parts.setdefault(kind, []).append((index, value.double().cpu()))
+        return {kind: gather(part) for kind, part in parts.items()}
+
+    @torch.no_grad()
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score all sets, compare, log and draw; processes share the images."""
+        assert isinstance(pl_module, Stage)
+        shape = pl_module.vae.image_shape
+        found = {
+            name: self.scores(trainer, pl_module, fit_colours(images, shape, name))
+            for name, images in self.images(trainer).items()
+        }
+        inside = found["test"]
+        rows = []
+        for name in [*self.datasets, *self.synthetic]:
+            for kind in inside:
+                area, error = (float(v) for v in auroc(inside[kind], found[name][kind]))
+                rows.append(Row(name, kind, area, error))
+                label = "_".join(["auroc", *([kind] if kind != "log_h" else []), name])
+                pl_module.log_dict({f"test/{label}": area, f"test/{label}_error": error})
+        main = next(iter(inside))
+        fit = ks_2samp(found["train"][main].numpy(), inside[main].numpy())
+        pl_module.log_dict(
+            {
+                "test/ks_train_test": float(fit.statistic),
+                "test/ks_train_test_pvalue": float(fit.pvalue),
+            }
+        )
+        folder = log_folder(trainer)
+        if trainer.is_global_zero:
+            figure = draw_histograms({name: scores[main] for name, scores in found.items()}, main)
+            write(rows, folder, figure)
+            log_picture(trainer, "ood", figure, trainer.global_step)
+
+
+class Row(NamedTuple):
+    """How well one score tells one set from the test images."""
+
+    dataset: str
+    score: str
+    auroc: float
+    error: float
+
+
+def scores_of(terms: dict[str, Tensor]) -> Scores:
+    """Scores that are higher for likelier images, ``(B,)`` each, the model's own figure first."""
+    scores = {"log_h": terms["elbo_minus_energy"]} if "elbo_minus_energy" in terms else {}
+    scores |= {"energy": -terms["energy"]} if "energy" in terms else {}
+    return {**scores, "elbo": terms["elbo"]}
+
+
+def draw_histograms(scores: Mapping[str, Tensor], kind: str) -> Figure:
+    """Training and test images against each other, and against all other sets."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    both = torch.cat([scores["train"], scores["test"]])
+    others = {name: values for name, values in scores.items() if name != "train"}
+    for axis, shown in ((left, {k: scores[k] for k in ("train", "test")}), (right, others)):
+        # A few far values would leave one bar for all others.
+        low, high = (both.quantile(q) for q in (0.001, 0.999))
+        if axis is right:
+            quantiles = [values.quantile(0.02) for values in shown.values()]
+            low, high = (
+                min([low, *quantiles]),
+                max([high, *(v.quantile(0.98) for v in shown.values())]),
+            )
+        for name, values in shown.items():
+            axis.hist(
+                values.clamp(low, high).numpy(),
+                bins=60,
+                range=(float(low), float(high)),
+                density=True,
+                histtype="step",
+                label=f"{name}, {len(values):,}",
+            )
+        axis.set(xlabel=LABELS[kind], ylabel="density")
+        axis.legend(fontsize="small")
+    return figure
+
+
+def write(rows: Sequence[Row], folder: Path, figure: Figure) -> None:
+    """Write the table and the picture."""
+    save(figure, folder / "ood.png")
+    with (folder / "ood.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Row._fields)
+        writer.writerows(rows)
