@@ -69,6 +69,8 @@ ORDER = [
     "metrics.*",
     "metrics",
     "plotting",
+    "stored_module",
+    "classifier_stage",
     "stage",
     "vae_stage",
     "chain_checkpoint",

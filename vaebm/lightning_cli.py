@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
 from vaebm.checkpoint import read_checkpoint, vae_config
+from vaebm.classifier_stage import ClassifierStage
 from vaebm.config_files import ConfigByName, EvaluationConfig
 from vaebm.datamodules import datamodules
 from vaebm.ebm_stage import EBMStage
@@ -21,7 +22,7 @@ from vaebm.spaces import spaces
 from vaebm.trainer import VAEBMTrainer
 from vaebm.vae_stage import VAEStage
 
-__all__ = ["EBMStage", "VAEStage", "run"]
+__all__ = ["ClassifierStage", "EBMStage", "VAEStage", "run"]
 
 
 class Parser(LightningArgumentParser):
@@ -62,7 +63,7 @@ def closest(name: str, known: list[str]) -> str:
 
 def known_classes() -> list[str]:
     """Names that a ``class_path`` can take."""
-    stages = ["EBMStage", "VAEStage"]
+    stages = ["ClassifierStage", "EBMStage", "VAEStage"]
     return stages + [n for r in (samplers, spaces, models, datamodules) for n in r.names()]
 
 

@@ -1,25 +1,24 @@
-"""What both training stages share: optimiser, random streams, hyper-parameters as data."""
+"""What both training stages share: optimiser, random streams, samples."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from math import cos, pi
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from vaebm.configurable import Configurable, class_path, to_config
 from vaebm.errors import DataError, Diverged, UsageError
 from vaebm.models.base import VAE, ElboTerms
 from vaebm.noise import Purpose, generator_for, run_seed, standard_normal
+from vaebm.stored_module import StoredModule
 
 
-class Stage(Configurable, LightningModule, ABC):
+class Stage(StoredModule, ABC):
     """A training stage: optimiser, warm-up and cosine decay, reproducible noise, samples.
 
     Noise is drawn from generators made of (seed, rank, step), so that ranks differ and a resumed
@@ -117,20 +116,6 @@ class Stage(Configurable, LightningModule, ABC):
         """
         raise UsageError("--recalibrations is for samples of the VAE, i.e. of stage 1")
 
-    def store_hyperparameters(self) -> None:
-        """Store the constructor's arguments as plain data, made by the command line or by hand.
-
-        The two extra keys are LightningCLI's: with them ``load_from_checkpoint`` rebuilds all
-        nested objects.
-        """
-        self.save_hyperparameters(
-            {
-                **to_config(self)["init_args"],
-                "_class_path": class_path(type(self)),
-                "_instantiator": "lightning.pytorch.cli.instantiate_module",
-            }
-        )
-
     def training_generator(self, batch_idx: int = 0) -> Generator:
         """The noise of this rank for one batch of a step; accumulation takes several a step."""
         place = (Purpose.TRAINING, self.seed, self.global_rank, self.global_step, batch_idx)
@@ -213,30 +198,6 @@ class Stage(Configurable, LightningModule, ABC):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Load weights; those of another architecture are refused in one line."""
-        try:
-            return super().load_state_dict(state_dict, strict, assign)
-        except RuntimeError as error:
-            lines = str(error).splitlines()[1:] or [str(error)]
-            reason = next((line for line in lines if "size mismatch" in line), lines[0])
-            raise UsageError(
-                f"the checkpoint's weights do not fit this {type(self).__name__}: "
-                f"{reason.strip()[:150]} ...; give no config or option that changes the model"
-            ) from error
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep NaN out of files, whatever made it: the checkpoint before this one stays."""
-        weights = {**checkpoint["state_dict"], **checkpoint.get("current_model_state", {})}
-        for name, value in weights.items():
-            if value.is_floating_point() and not value.isfinite().all():
-                raise DataError(
-                    f"training diverged: {name} holds NaN or infinity at step {self.global_step}; "
-                    "the last checkpoint is sound, lower the learning rate or the step size"
-                )
 
     def images_of(self, batch: Any) -> Tensor:
         """The images of a batch, of the shape that the VAE is made for."""

@@ -60,6 +60,10 @@ class VAEBMTrainer(Trainer):
         """
         if ckpt_path is None:
             raise UsageError("vaebm sample needs --ckpt_path PATH of a checkpoint")
+        if not isinstance(model, Stage):
+            raise UsageError(
+                f"{type(model).__name__} draws no samples: give a checkpoint of stage 1 or 2"
+            )
         numbers = {"num_samples": num_samples, "batch_size": batch_size, "num_steps": num_steps}
         for name, value in numbers.items():
             if value is not None and value < 1:

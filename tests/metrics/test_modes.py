@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from vaebm.errors import DataError
-from vaebm.metrics import ModeCoverage
+from vaebm.metrics import ClassCoverage, ModeCoverage
 
 CENTERS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 
@@ -78,3 +78,46 @@ def test_without_samples_there_is_a_data_error() -> None:
 
 def test_centres_are_not_stored_in_checkpoints() -> None:
     assert not ModeCoverage(CENTERS, radius=0.25).state_dict()
+
+
+def classes(reference: list[int], *batches: list[int]) -> dict[str, Tensor]:
+    metric = ClassCoverage(torch.tensor(reference))
+    for batch in batches:
+        metric.update(torch.tensor(batch))
+    return metric.compute()
+
+
+def test_classes_of_samples_are_counted_over_batches() -> None:
+    found = classes([5, 5, 5, 5], [0, 0, 1], [1, 3])
+    assert found["modes"] == 3
+    assert classes([1, 1], [1])["modes"] == 1
+
+
+def test_divergence_of_classes_is_the_formula() -> None:
+    found = classes([1, 2, 3, 4], [0, 0, 1, 3])["mode_kl"]
+    expected = 0.5 * math.log(0.5 / 0.1) + 0.25 * math.log(0.25 / 0.2) + 0.25 * math.log(0.25 / 0.4)
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+    assert float(classes([1, 3], [0, 1, 1, 1])["mode_kl"]) == pytest.approx(0, abs=1e-12)
+
+
+def test_perfect_samples_have_the_bias_that_is_documented() -> None:
+    draws = torch.randint(1000, (26_000,), generator=torch.Generator().manual_seed(0))
+    found = classes([7] * 1000, draws.tolist())
+    assert found["modes"] == 1000
+    # 2n times the divergence is χ² with 999 degrees of freedom.
+    assert float(found["mode_kl"]) == pytest.approx(999 / 52_000, abs=4 * math.sqrt(1998) / 52_000)
+
+
+def test_class_states_of_two_processes_add_up() -> None:
+    metric, other = (ClassCoverage(torch.tensor([5, 5, 5])) for _ in range(2))
+    metric.update(torch.tensor([0, 1]))
+    other.update(torch.tensor([1, 2, 2]))
+    metric.merge_state(other)
+    assert metric.compute() == classes([5, 5, 5], [0, 1, 1, 2, 2])
+
+
+def test_classes_that_data_or_samples_lack_are_refused() -> None:
+    with pytest.raises(DataError, match=r"^2 of 3 classes are not in the data$"):
+        classes([0, 0, 1], [2])
+    with pytest.raises(DataError, match="needs at least one sample"):
+        classes([1, 1])

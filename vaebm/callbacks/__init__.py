@@ -9,6 +9,7 @@ from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
 from vaebm.callbacks.sample_grid import SampleGrid
 from vaebm.callbacks.sample_quality import SampleQuality
 from vaebm.callbacks.sample_steps import SampleSteps
+from vaebm.callbacks.stacked_modes import StackedModes
 from vaebm.callbacks.toy_evaluation import ToyEvaluation
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "SampleGrid",
     "SampleQuality",
     "SampleSteps",
+    "StackedModes",
     "ToyEvaluation",
 ]
