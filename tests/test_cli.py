@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from tests.runs import STAGE_2, TINY, Result, Trained, fit, overlay, run, train_both, trained
+from vaebm.classifier_stage import ClassifierStage
 from vaebm.cli import COMMANDS, main
 from vaebm.config_files import shipped_configs
 from vaebm.datamodules import datamodules
@@ -65,7 +66,7 @@ def test_help_lists_all_commands(vaebm: Run) -> None:
 
 
 def test_commands_are_those_of_the_parser_and_the_light_ones() -> None:
-    assert set(COMMANDS) == {*VAEBMCLI.subcommands(), "convert", "list"}
+    assert set(COMMANDS) == {*VAEBMCLI.subcommands(), "convert", "list", "report"}
 
 
 def test_no_arguments_print_the_help(vaebm: Run) -> None:
@@ -126,8 +127,9 @@ def test_shipped_config_instantiates(
 ) -> None:
     stage_2 = "_ebm" in name
     options = ["--model.vae_checkpoint", stand_in(name, tmp_path)] if stage_2 else []
+    kind = EBMStage if stage_2 else VAEStage if "_vae" in name else ClassifierStage
     code, (cli,) = instantiate(monkeypatch, name, *options)
-    assert (code, type(cli.model)) == (0, EBMStage if stage_2 else VAEStage)
+    assert (code, type(cli.model)) == (0, kind)
 
 
 @pytest.mark.parametrize("name", shipped_configs())

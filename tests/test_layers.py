@@ -69,6 +69,7 @@ ORDER = [
     "metrics.*",
     "metrics",
     "plotting",
+    "report",
     "stored_module",
     "classifier_stage",
     "stage",

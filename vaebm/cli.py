@@ -8,6 +8,7 @@ import warnings
 from argparse import ArgumentParser
 from collections.abc import Iterable
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import NoReturn
 
 from vaebm import __version__
@@ -21,6 +22,7 @@ COMMANDS = {
     "predict": "Compute ELBO and energy of every test image, to predictions.npz.",
     "sample": "Draw samples from a checkpoint, to samples.npz and grid.png.",
     "convert": "Turn a published NVAE or energy network into a checkpoint of stage 1 or 2.",
+    "report": "Put figures of `vaebm test` beside the paper's, to report.md and report.png.",
     "list": "Show the samplers, spaces, models, datamodules and configs there are.",
 }
 
@@ -96,6 +98,8 @@ def dispatch(args: list[str]) -> None:
         print("\n".join(listing()))
     elif args[0] == "convert":
         run_convert(args[1:])
+    elif args[0] == "report":
+        run_report(args[1:])
     elif not args[0].startswith("-") and args[0] not in COMMANDS:
         raise UsageError(unknown_name(args[0], COMMANDS, "commands"))
     else:
@@ -128,6 +132,19 @@ def run_convert(args: list[str]) -> None:
 
     convert(options.checkpoint, options.output, options.vae_checkpoint)
     print(f"checkpoint: {options.output}")
+
+
+def run_report(args: list[str]) -> None:
+    """Run `vaebm report`."""
+    parser = OneLineParser("vaebm report", description=COMMANDS["report"], allow_abbrev=False)
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="the log folder of a `vaebm test`"
+    )
+    parser.add_argument("--output", type=Path, default=Path("report"), help="folder to write to")
+    options = parser.parse_args(args)
+    from vaebm.report import report
+
+    print("report:", *report(options.runs, options.output))
 
 
 def listing() -> Iterable[str]:

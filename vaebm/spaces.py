@@ -20,9 +20,11 @@ class Space(Configurable, ABC):
 
     Attributes:
         includes_vae: Whether the model is p_θ(x) exp(−E(x)), or exp(−E(x)) alone.
+        description: How its chains differ from those in noise space, such as "on x".
     """
 
     includes_vae = True
+    description = ""
 
     @abstractmethod
     def start(self, vae: VAE, batch_size: int, *, generator: Generator | None) -> Tensor:
@@ -138,6 +140,8 @@ class JointSpace(Space):
     does not, so that pixels come back. p(x|z) must be Gaussian.
     """
 
+    description = "on (z, x)"
+
     def start(self, vae: VAE, batch_size: int, *, generator: Generator | None) -> Tensor:
         """Draw (z, x) from the VAE."""
         return vae.joint_state(prior_noise(vae, batch_size, generator=generator))
@@ -182,6 +186,7 @@ class DataSpace(Space):
         if low >= high:
             raise UsageError(f"uniform noise from low={low} to high={high} is empty")
         self.init = init
+        self.description = "on x" if init == "uniform" else "on x, from VAE samples"
         self.low = low
         self.high = high
 

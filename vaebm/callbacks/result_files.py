@@ -11,28 +11,44 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.trainer.states import TrainerFn
 
 from vaebm.callbacks.sample_grid import log_folder
+from vaebm.stage import Stage
 
 
 class MetricsFile(Callback):
-    """Writes what `vaebm validate` and `test` log to ``metrics.json``, under the same names."""
+    """Writes what `vaebm validate` and `test` log to ``metrics.json``, under the same names.
+
+    ``run.json`` beside it says of what model and data, for `vaebm report`.
+    """
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write after `validate`, not within a training."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._write(trainer)
+            self._write(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write after `test`."""
-        self._write(trainer)
+        self._write(trainer, pl_module)
 
-    def _write(self, trainer: Trainer) -> None:
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = log_folder(trainer) / "metrics.json"
         if not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(metrics, indent=2) + "\n")
+        data = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
+        about = {"model": description(pl_module), "data": data}
+        path.with_name("run.json").write_text(json.dumps(about, indent=2) + "\n")
         print(f"metrics: {path}")
+
+
+def description(pl_module: LightningModule) -> str:
+    """What a model is, in the words of the paper's tables."""
+    if not isinstance(pl_module, Stage):
+        return type(pl_module).__name__
+    space, replay = getattr(pl_module, "space", None), getattr(pl_module, "replay", None)
+    place = f" {space.description}" if space is not None and space.description else ""
+    return f"{pl_module.title}{place}{', persistent chains' if replay is not None else ''}"
 
 
 def flat(nested: Any) -> Iterator[int]:
