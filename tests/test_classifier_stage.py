@@ -87,6 +87,13 @@ def test_resumed_training_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
     assert same_weights(whole.state_dict(), resumed.state_dict())
 
 
+def test_training_can_go_on_for_longer(tmp_path: Path) -> None:
+    small_trainer(tmp_path, saver(tmp_path, 3), max_steps=3).fit(stage(), Halves())
+    trainer = small_trainer(tmp_path, max_steps=9)
+    trainer.fit(stage(), Halves(), ckpt_path=tmp_path / "step=3.ckpt", weights_only=True)
+    assert trainer.global_step == 9
+
+
 def test_images_are_shifted_by_up_to_the_largest_shift() -> None:
     image = torch.zeros(1, 1, 9, 9)
     image[0, 0, 4, 4] = 1

@@ -10,9 +10,9 @@ from PIL import Image
 
 from tests.runs import run
 from tests.training import ebm_stage
-from vaebm.callbacks.result_files import description
+from vaebm.callbacks.result_files import description, settings
 from vaebm.classifier_stage import ClassifierStage
-from vaebm.report import PAPER, figure_of, read_run, tables
+from vaebm.report import PAPER, Cell, figure_of, read_run, tables
 from vaebm.samplers import ReplayBuffer
 from vaebm.spaces import DataSpace, JointSpace
 from vaebm.vae_stage import VAEStage
@@ -20,12 +20,13 @@ from vaebm.vae_stage import VAEStage
 METHOD = Path(__file__).parents[2] / "shared/method.md"
 
 
-def log_folder(folder: Path, model: str, data: str, **metrics: float) -> Path:
+def log_folder(folder: Path, model: str, data: str, settings: str = "a", **metrics: float) -> Path:
     """A log folder as `vaebm test` leaves it."""
     folder.mkdir(parents=True)
     named = {f"test/{name}": value for name, value in metrics.items()}
     (folder / "metrics.json").write_text(json.dumps(named))
-    (folder / "run.json").write_text(json.dumps({"model": model, "data": data}))
+    about = {"model": model, "data": data, "settings": settings}
+    (folder / "run.json").write_text(json.dumps(about))
     return folder
 
 
@@ -71,7 +72,7 @@ def test_rows_are_means_over_the_runs_of_a_model(folders: list[Path]) -> None:
 
 def test_figure_is_that_of_most_samples(folders: list[Path]) -> None:
     cifar = read_run(folders[3])
-    assert figure_of(cifar, "fid_{n}") == 60
+    assert figure_of(cifar, "fid_{n}") == (5000, 60)
     assert figure_of(cifar, "inception_score_{n}") is None
     assert figure_of(read_run(folders[0]), "mode") is None
 
@@ -89,6 +90,38 @@ def test_command_writes_text_and_picture(
     assert "CelebA" not in text.replace("CIFAR-10", "")
     assert "ICLR 2021" in text
     assert Image.open(tmp_path / "out/report.png").size[1] > 500
+
+
+def test_only_figures_of_as_many_samples_are_averaged(tmp_path: Path) -> None:
+    runs = [
+        read_run(log_folder(tmp_path / str(n), "VAE", "CIFAR10DataModule", **{f"fid_{n}": fid}))
+        for n, fid in ((10_000, 14.0), (50_000, 10.0))
+    ]
+    _, fid = tables(runs)[0].ours["VAE"]
+    assert fid == Cell(10, 0, 1)
+
+
+def test_models_of_other_settings_have_rows_of_their_own(tmp_path: Path) -> None:
+    runs = [
+        read_run(log_folder(tmp_path / name, "VAE", "CIFAR10DataModule", settings, fid_9=fid))
+        for name, settings, fid in (("1", "a", 10), ("2", "b", 20), ("3", "b", 40))
+    ]
+    rows = {model: row[1] and row[1].mean for model, row in tables(runs)[0].ours.items()}
+    assert rows == {"VAE (a)": 10, "VAE (b)": 30}
+
+
+def test_folder_given_twice_counts_once(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = [folders[0], folders[0] / "metrics.json"]
+    assert run(capsys, "report", *twice, "--output", tmp_path / "out").code == 0
+    text = (tmp_path / "out/report.md").read_text()
+    assert "| **VAEBM, measured here** | 990 | 0.1 | 1 |" in text
+
+
+def test_settings_differ_with_the_model_not_with_its_seed() -> None:
+    first, seeded, other = ebm_stage(), ebm_stage(seed=7), ebm_stage(lr=0.3)
+    assert settings(first) == settings(seeded) != settings(other)
 
 
 def test_metrics_file_is_taken_for_its_folder(folders: list[Path]) -> None:

@@ -1,6 +1,7 @@
 """Train a classifier, with which samples of labelled data are judged."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,14 +12,15 @@ from torch import Generator, Tensor
 from vaebm.errors import Diverged, UsageError
 from vaebm.models.classifier import SmallClassifier
 from vaebm.noise import Purpose, generator_for, run_seed
+from vaebm.stage import lr_factor
 from vaebm.stored_module import StoredModule
 
 
 class ClassifierStage(StoredModule):
     """A small convolutional classifier, trained by cross-entropy on images shifted at random.
 
-    Adam with one cycle of the learning rate over the whole training. No part of VAEBM: it counts
-    the digits in samples of StackedMNIST (`StackedModes`).
+    Adam with a learning rate that grows for three tenths of the training and falls by a cosine. No
+    part of VAEBM: it counts the digits in samples of StackedMNIST (`StackedModes`).
 
     Args:
         image_shape: Channels, height and width of the images, the last two at least 8.
@@ -59,12 +61,13 @@ class ClassifierStage(StoredModule):
         return logits
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam and one cycle."""
-        optimizer = torch.optim.Adam(self.parameters())
+        """Adam, warm-up and cosine."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise UsageError("the cycle of the learning rate needs trainer.max_steps or max_epochs")
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=int(steps))
+        factor = partial(lr_factor, total=int(steps), warmup=0.3 * steps, final=0.0)
+        cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -22,11 +22,13 @@ class Run(NamedTuple):
     Attributes:
         model: What the model is, such as ``VAEBM, persistent chains``.
         data: Class name of the datamodule.
+        settings: What tells its settings from those of others.
         metrics: Figures as logged.
     """
 
     model: str
     data: str
+    settings: str
     metrics: dict[str, float]
 
 
@@ -68,7 +70,7 @@ def read_run(folder: Path) -> Run:
         UsageError: If there is no such folder, or nothing was tested there.
         DataError: If its files are damaged.
     """
-    folder = folder.parent if folder.name == "metrics.json" else folder
+    folder = read_folder(folder)
     for name in ("metrics.json", "run.json"):
         if not (folder / name).is_file():
             raise UsageError(f"{folder} has no {name}: give the log folder of a `vaebm test`")
@@ -76,13 +78,19 @@ def read_run(folder: Path) -> Run:
         metrics = json.loads((folder / "metrics.json").read_text())
         about = json.loads((folder / "run.json").read_text())
         numbers = {str(name): float(value) for name, value in metrics.items()}
-        return Run(str(about["model"]), str(about["data"]), numbers)
+        model, data, settings = (str(about[name]) for name in ("model", "data", "settings"))
+        return Run(model, data, settings, numbers)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{folder}: metrics.json or run.json is damaged ({error})") from error
 
 
-def figure_of(run: Run, metric: str) -> float | None:
-    """A figure of a run; of several numbers of samples that with the most.
+def read_folder(path: Path) -> Path:
+    """The folder that a path to it or to its ``metrics.json`` means."""
+    return path.parent if path.name == "metrics.json" else path
+
+
+def figure_of(run: Run, metric: str) -> tuple[int, float] | None:
+    """A figure of a run and its number of samples; of several numbers that with the most.
 
     Args:
         run: The run.
@@ -91,23 +99,20 @@ def figure_of(run: Run, metric: str) -> float | None:
     pattern = re.compile("test/" + re.escape(metric).replace(re.escape("{n}"), r"(\d+)"))
     found = [(pattern.fullmatch(name), value) for name, value in run.metrics.items()]
     matches = [(int(m[1]) if m.groups() else 0, value) for m, value in found if m]
-    return max(matches)[1] if matches else None
+    return max(matches) if matches else None
 
 
 def tables(runs: Sequence[Run], paper: Mapping[str, Any] | None = None) -> list[Table]:
     """The paper's tables, each with our rows of the same data.
 
     Args:
-        runs: Our runs; those of the same model and data are averaged.
+        runs: Our runs; those of the same model, settings and data are averaged.
         paper: The paper's figures; None reads those that come with the package.
     """
     paper = yaml.safe_load(PAPER.read_text()) if paper is None else paper
     found = []
     for table in paper["tables"]:
-        grouped: dict[str, list[Run]] = {}
-        for run in runs:
-            if run.data == table["data"]:
-                grouped.setdefault(run.model, []).append(run)
+        grouped = by_model([run for run in runs if run.data == table["data"]])
         metrics = list(table["columns"].values())
         rows = {
             model: [cell(same, metric) for metric in metrics] for model, same in grouped.items()
@@ -117,11 +122,24 @@ def tables(runs: Sequence[Run], paper: Mapping[str, Any] | None = None) -> list[
     return found
 
 
+def by_model(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs of one model each; where a model has several settings, these are part of its name."""
+    grouped: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        grouped.setdefault((run.model, run.settings), []).append(run)
+    models = [model for model, _ in grouped]
+    return {
+        f"{model} ({settings})" if models.count(model) > 1 else model: same
+        for (model, settings), same in grouped.items()
+    }
+
+
 def cell(runs: Sequence[Run], metric: str) -> Cell | None:
-    """The mean of a figure over the runs that have it."""
-    values = [value for run in runs if (value := figure_of(run, metric)) is not None]
-    if not values:
+    """The mean of a figure over the runs that have it of the most samples."""
+    found = [figure for run in runs if (figure := figure_of(run, metric)) is not None]
+    if not found:
         return None
+    values = [value for count, value in found if count == max(found)[0]]
     return Cell(mean(values), stdev(values) if len(values) > 1 else 0.0, len(values))
 
 
@@ -183,7 +201,8 @@ def report(folders: Sequence[Path], output: Path) -> list[Path]:
         DataError: If files are damaged.
     """
     paper = yaml.safe_load(PAPER.read_text())
-    runs = [read_run(folder) for folder in folders]
+    different = {read_folder(folder).resolve(): folder for folder in folders}
+    runs = [read_run(folder) for folder in different.values()]
     found = [table for table in tables(runs, paper) if table.ours]
     if not found:
         data = ", ".join(sorted({run.data for run in runs}))

@@ -13,15 +13,19 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import vaebm.callbacks.reference
 from tests.colours import Colours, stage
+from tests.datamodules.pictures import picture
 from tests.fidelity import SmallFeatures, published_figures, random_inception
-from tests.training import ebm_stage, small_trainer, toy_data
+from tests.training import ebm_stage, saver, small_trainer, toy_data
 from vaebm.callbacks import SampleQuality
-from vaebm.datamodules import ImageDataModule
+from vaebm.callbacks.reference import file_name
+from vaebm.datamodules import ImageDataModule, ImageFolderDataModule
 from vaebm.errors import DataError, UsageError
 from vaebm.noise import RowGenerators
+from vaebm.sampling import SampleLoop, SampleOptions
 
 pytest.importorskip("torch_fidelity")
 
@@ -82,7 +86,7 @@ def test_features_alone_are_enough_without_inception_score(tmp_path: Path) -> No
     both = quality(metrics=["fid", "kid"], extractor=Pooled())
     assert figures_of(tmp_path, both)["fid_51"] == figures_of(tmp_path, quality())["fid_51"]
     with pytest.raises(UsageError, match="needs an extractor that gives logits of classes"):
-        figures_of(tmp_path, quality(extractor=Pooled()))
+        fitted(tmp_path, quality(extractor=Pooled(), every_n_steps=8))
 
 
 @pytest.mark.slow
@@ -128,15 +132,18 @@ def test_real_statistics_come_from_the_cache(tmp_path: Path, counted: list[int])
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-@pytest.mark.parametrize("change", ["data", "part", "network", "kept rows"])
+@pytest.mark.parametrize("change", ["data", "part", "network", "layer", "kept rows"])
 def test_cache_is_of_one_data_set_part_and_network(
     tmp_path: Path, counted: list[int], change: str
 ) -> None:
     cache: dict[str, Any] = {"cache": str(tmp_path / "cache")}
-    figures_of(tmp_path, quality(**cache))
+    without_logits = {"metrics": ["fid", "kid"]}
+    first = {"extractor": nn.Sequential(nn.MaxPool2d(4), nn.Flatten())} | without_logits
+    figures_of(tmp_path, quality(**cache, **(first if change == "layer" else {})))
     other = SmallFeatures()
     other.weight += 1
     options: dict[str, Any] = {
+        "layer": {"extractor": nn.Sequential(nn.AvgPool2d(4), nn.Flatten())} | without_logits,
         "part": {"reference": "test"},
         "network": {"extractor": other},
         "kept rows": {"metrics": ["fid"]},
@@ -153,6 +160,34 @@ def test_batch_size_changes_neither_figures_nor_cache(tmp_path: Path) -> None:
     again = figures_of(tmp_path, quality(**cache, batch_size=51), Colours(batch_size=31))
     assert len(list((tmp_path / "cache").iterdir())) == 1
     assert all(again[name] == pytest.approx(first[name], rel=1e-6) for name in PUBLISHED)
+
+
+def test_changed_images_have_statistics_of_their_own(tmp_path: Path) -> None:
+    cache: dict[str, Any] = {"cache": str(tmp_path / "cache")}
+    data = Colours()
+    first = figures_of(tmp_path, quality(**cache), data)
+    data.parts.train.tensors[0][50] = 0  # none of those that stand for a set of unknown kind
+    assert figures_of(tmp_path, quality(**cache), data)["fid_51"] != first["fid_51"]
+
+
+def test_changed_files_have_statistics_of_their_own(tmp_path: Path) -> None:
+    for part, count in (("train", 40), ("test", 3)):
+        (tmp_path / "photos" / part).mkdir(parents=True)
+        for seed in range(count):
+            picture(8, 8, seed).save(tmp_path / "photos" / part / f"{seed:02}.png")
+    data = ImageFolderDataModule(str(tmp_path / "photos"), image_size=8)
+    name = file_name(data, "train", SmallFeatures(), 0)
+    assert file_name(data, "train", SmallFeatures(), 0) == name
+    assert file_name(data, "train", SmallFeatures().to(torch.bfloat16), 0) != name
+    picture(8, 8, 99).save(tmp_path / "photos/train/17.png")
+    assert file_name(data, "train", SmallFeatures(), 0) != name
+
+
+def test_callback_can_be_used_again_with_other_data(tmp_path: Path) -> None:
+    callback = quality(metrics=["fid"])
+    found = [figures_of(tmp_path, callback, Colours(seed=seed))["fid_51"] for seed in (0, 1)]
+    assert found[0] != found[1]
+    assert found[1] == figures_of(tmp_path, quality(), Colours(seed=1))["fid_51"]
 
 
 def test_damaged_cache_is_named(tmp_path: Path) -> None:
@@ -229,11 +264,12 @@ def test_measuring_changes_no_training(tmp_path: Path) -> None:
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def test_averaged_weights_are_measured(tmp_path: Path) -> None:
-    watch = Watch()
-    trainer = fitted(
-        tmp_path, quality(metrics=["fid"], every_n_steps=8), watch, EMAWeightAveraging(decay=0.5)
-    )
+@pytest.mark.parametrize("first", [True, False])
+def test_averaged_weights_are_measured(tmp_path: Path, first: bool) -> None:
+    watch, average = Watch(), EMAWeightAveraging(decay=0.5)
+    callback = quality(metrics=["fid"], every_n_steps=8)
+    order = [callback, average] if first else [average, callback]
+    trainer = fitted(tmp_path, *order, watch)
     model = trainer.lightning_module  # at the end of a training it has the averaged weights
     images = model.eval().sample(51, generator=RowGenerators(0, range(51)))
     real = Colours().parts.train[:][0]
@@ -246,6 +282,17 @@ def test_resumed_training_measures_when_the_uninterrupted_one_would() -> None:
     callback._measured = 2
     other.load_state_dict(json.loads(json.dumps(callback.state_dict())))
     assert other._measured == 2
+
+
+def test_resumed_training_may_measure_at_other_steps(tmp_path: Path) -> None:
+    watch, every_two = Watch(), quality(metrics=["fid"], every_n_steps=2)
+    fitted(tmp_path, every_two, saver(tmp_path, 4), max_steps=4)
+    every_four = quality(metrics=["fid"], every_n_steps=4)
+    settings = {"max_steps": 8, "limit_val_batches": 1, "val_check_interval": 2}
+    trainer = small_trainer(tmp_path, every_four, watch, check_val_every_n_epoch=None, **settings)
+    trainer.fit(stage(), Colours(), ckpt_path=tmp_path / "step=4.ckpt", weights_only=True)
+    # The checkpoint is from before the validation after four steps, which the next one stands for.
+    assert {step for step, found in watch.seen.items() if found} == {6, 8}
 
 
 def test_points_and_other_data_are_refused(tmp_path: Path) -> None:
@@ -263,7 +310,9 @@ def test_points_and_other_data_are_refused(tmp_path: Path) -> None:
         ({"metrics": []}, "metrics are some of"),
         ({"num_samples": 1}, "num_samples ≥ 2"),
         ({"batch_size": 0}, "batch_size and every_n_steps ≥ 1"),
-        ({"every_n_steps": -1}, "every_n_steps ≥ 1"),
+        ({"every_n_steps": 0}, "every_n_steps ≥ 1"),
+        ({"num_steps": 0}, "num_steps ≥ 1"),
+        ({"kid_subset_size": 1}, "kid_subset_size ≥ 2"),
         ({"reference": "val"}, "reference is 'val'"),
     ],
 )
@@ -273,13 +322,43 @@ def test_argument_that_makes_no_sense_is_refused(options: dict[str, Any], messag
 
 
 @pytest.mark.parametrize(
-    "options", [{"num_samples": 29}, {"reference": "test", "kid_subset_size": 40}]
+    ("options", "message"),
+    [
+        ({"num_samples": 29}, "29 samples are too few: these metrics need 30"),
+        ({"num_samples": 9, "metrics": ["inception_score"]}, "9 samples .* need 10"),
+        ({"reference": "test", "kid_subset_size": 40}, "33 images of the test part are .* need 40"),
+    ],
 )
 def test_too_few_images_are_refused_before_any_work(
-    tmp_path: Path, options: dict[str, Any]
+    tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=r"are too few: these metrics need (30|40) of each"):
-        fitted(tmp_path, quality(**options))
+    with pytest.raises(UsageError, match=message):
+        fitted(tmp_path, quality(**options, every_n_steps=8))
+
+
+def test_two_of_them_can_be_listed(tmp_path: Path) -> None:
+    both = [quality(num_samples=n, metrics=["fid"], every_n_steps=8) for n in (51, 40)]
+    trainer = fitted(tmp_path, *both, saver(tmp_path, 8))
+    assert {"val/fid_51", "val/fid_40"} < set(trainer.callback_metrics)
+
+
+def test_sampling_and_training_take_no_notice_of_it(tmp_path: Path) -> None:
+    idle = quality(extractor=None, weights="nowhere")
+    fitted(tmp_path, idle, max_steps=1)
+    trainer = small_trainer(tmp_path, idle)
+    trainer.predict(SampleLoop(stage(), SampleOptions(seed=0)), DataLoader(range(4)))
+
+
+def test_samples_have_the_precision_of_the_trainer(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, quality(metrics=["fid"]), precision="bf16-mixed")
+    trainer.test(stage(), Colours(), verbose=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        images = samples(51).float()
+    real = Colours().parts.train[:][0]
+    expected = published_figures(images, real, kid=False, isc=False)["fid"]
+    found = float(trainer.callback_metrics["test/fid_51"])
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert found != figures_of(tmp_path, quality())["fid_51"]
 
 
 def test_features_that_are_no_vectors_are_refused(tmp_path: Path) -> None:

@@ -114,7 +114,8 @@ def test_labels_of_the_data_are_what_a_perfect_classifier_says() -> None:
 
 
 def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
-    for model in (classifier(num_classes=9), ebm_stage()):
+    colours = classifier(image_shape=[3, 32, 32])
+    for model in (classifier(num_classes=9), colours, ebm_stage()):
         path = saved(tmp_path, model)
         with pytest.raises(UsageError, match=f"^{path} is no classifier of ten digits"):
             load_classifier(path)

@@ -2,8 +2,9 @@
 
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -198,6 +199,33 @@ def test_data_set_travels_to_a_process_that_is_no_fork(pack: Pack) -> None:
     part = ImageFolderDataModule(str(pack(pngs("train/1.png", "test/1.png"))), 16).parts.train
     part[0]
     assert torch.equal(pickle.loads(pickle.dumps(part))[0][0], part[0][0])
+
+
+def test_links_are_followed_and_none_twice(tmp_path: Path) -> None:
+    for name, data in pngs(*(f"elsewhere/{index}.png" for index in range(3))).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    root = tmp_path / "photos"
+    root.mkdir()
+    for part in ("Train", "val"):
+        (root / part).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/again").symlink_to(tmp_path / "elsewhere")
+    parts = ImageFolderDataModule(str(root), image_size=16).parts
+    assert [len(part) for part in parts] == [3, 3, 3]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("place", range(30, 700, 13))
+def test_any_damage_of_a_zip_file_is_a_data_error(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "photos.zip"
+    with ZipFile(path, "w", ZIP_DEFLATED) as file:
+        for name in ("train/1.png", "test/1.png"):
+            file.writestr(name, pngs(name, width=6, height=6)[name])
+    whole = bytearray(path.read_bytes())
+    whole[place % len(whole)] ^= 255
+    path.write_bytes(whole)
+    with suppress(DataError, UsageError):  # nothing else may come of it
+        for part in ImageFolderDataModule(str(path), image_size=4).parts:
+            part[0]
 
 
 def test_nothing_there_is_one_line(tmp_path: Path) -> None:

@@ -1,12 +1,59 @@
 """Samples for evaluation, drawn in batches and the same every time."""
 
+from collections.abc import Callable, Iterator
+
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from vaebm.errors import UsageError
-from vaebm.noise import Purpose, generator_for
+from vaebm.metrics.numbered_rows import share
+from vaebm.noise import Purpose, RowGenerators, generator_for
 from vaebm.stage import Stage
+
+
+def before_averaging(trainer: Trainer, callback: Callback) -> None:
+    """Put a callback before weight averaging, so that it sees averaged weights.
+
+    Averaging swaps the weights back at the end of a validation, and ``--trainer.callbacks+=``
+    appends behind it.
+    """
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    averaging = [i for i, other in enumerate(callbacks) if isinstance(other, WeightAveraging)]
+    if averaging and averaging[0] < callbacks.index(callback):
+        callbacks.remove(callback)
+        callbacks.insert(averaging[0], callback)
+
+
+def numbered_samples(
+    trainer: Trainer,
+    draw: Callable[[RowGenerators], Tensor],
+    num_samples: int,
+    *,
+    device: torch.device,
+    seed: int,
+    batch_size: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's share of the samples that `vaebm sample` draws.
+
+    Args:
+        trainer: Says which process this is, and the precision.
+        draw: Draws a sample for each row of the generator.
+        num_samples: Samples of all processes.
+        device: Where they are drawn.
+        seed: Sample i is a function of (seed, i).
+        batch_size: Samples at once.
+
+    Yields:
+        Numbers of samples ``(B,)`` and the samples.
+    """
+    numbers = share(num_samples, trainer.global_rank, trainer.world_size)
+    for first in range(0, len(numbers), batch_size):
+        batch = numbers[first : first + batch_size]
+        with trainer.precision_plugin.forward_context():
+            samples = draw(RowGenerators(seed, batch, device=device))
+        yield torch.tensor(batch), samples
 
 
 def draw_panels(

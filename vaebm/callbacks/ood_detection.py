@@ -1,9 +1,10 @@
 """Which images a model takes for data: out-of-distribution detection after testing."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import isqrt
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -33,9 +34,10 @@ class OODDetection(Callback):
 
     After a test, for each set: ``test/auroc_<set>``, the probability that a test image has a higher
     log h(x) = log p_θ(x) − E(x) − log Z than one of the set, with its standard error
-    ``test/auroc_<set>_error``; the bound ELBO(x) stands for log p_θ, and Z plays no part. The same
-    of its two terms, ``test/auroc_elbo_<set>`` and ``test/auroc_energy_<set>``, of −E(x). Stage 1
-    and energies on x have the one that they know.
+    ``test/auroc_<set>_error``, as if the two were independent; the bound ELBO(x) stands for
+    log p_θ, and Z plays no part. The same of its two terms, ``test/auroc_elbo_<set>`` and
+    ``test/auroc_energy_<set>``, of −E(x). In stage 1 ``test/auroc_<set>`` is that of the ELBO, of
+    energies on x that of −E. `vaebm report` knows sets of the names svhn, cifar100 and celeba.
 
     Whether the model knows its training images by heart: ``test/ks_train_test`` is the largest
     difference of the distributions of log h of training and test images (of Kolmogorov and
@@ -75,28 +77,38 @@ class OODDetection(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the sets, so that errors come before any work."""
+        if stage != "test":
+            return
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, ImageDataModule) or not isinstance(pl_module, Stage):
             raise UsageError("OODDetection needs a datamodule and a stage of vaebm")
         if len(pl_module.vae.image_shape) != 3:
             raise UsageError("OODDetection is for images, not for points")
-        for name, other in self.datasets.items():
-            other.prepare_data()
-            first = chosen_images(other.parts.test, 1, self.seed)
-            fit_colours(first, pl_module.vae.image_shape, name)
+        if trainer.local_rank == 0:
+            for other in self.datasets.values():
+                other.prepare_data()
+        trainer.strategy.barrier()
+        least = max(2, trainer.world_size)
+        for name, part in self.real_parts(trainer).items():
+            if min(self.num_images, len(part)) < least:
+                raise UsageError(f"fewer than {least} images of {name} are too few to compare")
+            fit_colours(chosen_images(part, 1, self.seed), pl_module.vae.image_shape, name)
 
-    def images(self, trainer: Trainer) -> dict[str, Tensor]:
-        """Training images, test images, and those of all other sets, by name."""
+    def real_parts(self, trainer: Trainer) -> dict[str, Any]:
+        """The training and test part, and the test parts of the other sets, by name."""
         parts = trainer.datamodule.parts  # type: ignore[attr-defined]
         others = {name: other.parts.test for name, other in self.datasets.items()}
-        every = {"train": parts.train, "test": parts.test, **others}
-        found = {
-            name: chosen_images(part, self.num_images, self.seed) for name, part in every.items()
-        }
+        return {"train": parts.train, "test": parts.test, **others}
+
+    def images(self, trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
+        """Names of all sets and their images, one set after the other to save memory."""
+        parts = self.real_parts(trainer)
+        for name, part in parts.items():
+            yield name, chosen_images(part, self.num_images, self.seed)
+        test = chosen_images(parts["test"], self.num_images, self.seed)
         for number, kind in enumerate(self.synthetic):
             generator = generator_for(Purpose.OUTSIDE, self.seed, number)
-            found[kind] = synthetic_images(kind, found["test"], generator)
-        return found
+            yield kind, synthetic_images(kind, test, generator)
 
     def scores(self, trainer: Trainer, stage: Stage, images: Tensor) -> Scores:
         """What the model says of images, ``(N,)`` each on the CPU, the model's own figure first."""
@@ -107,7 +119,8 @@ class OODDetection(Callback):
                 index = torch.tensor(numbers[first : first + self.batch_size])
                 # Each image has noise of its own, whatever the batch size and processes.
                 generator = RowGenerators(self.seed, index.tolist(), device=stage.device)
-                terms = stage.log_likelihood(images[index].to(stage.device), generator)
+                with trainer.precision_plugin.forward_context():
+                    terms = stage.log_likelihood(images[index].to(stage.device), generator)
                 for kind, value in scores_of(terms).items():
                     parts.setdefault(kind, []).append((index, value.double().cpu()))
         return {kind: gather(part) for kind, part in parts.items()}
@@ -119,24 +132,25 @@ class OODDetection(Callback):
         shape = pl_module.vae.image_shape
         found = {
             name: self.scores(trainer, pl_module, fit_colours(images, shape, name))
-            for name, images in self.images(trainer).items()
+            for name, images in self.images(trainer)
         }
         inside = found["test"]
-        rows = []
+        main = next(iter(inside))
+        rows: list[Row] = []
+        figures: dict[str, float] = {}
         for name in [*self.datasets, *self.synthetic]:
             for kind in inside:
                 area, error = (float(v) for v in auroc(inside[kind], found[name][kind]))
                 rows.append(Row(name, kind, area, error))
-                label = "_".join(["auroc", *([kind] if kind != "log_h" else []), name])
-                pl_module.log_dict({f"test/{label}": area, f"test/{label}_error": error})
-        main = next(iter(inside))
+                labels = [f"auroc_{name}"] if kind == main else []
+                labels += [f"auroc_{kind}_{name}"] if kind != "log_h" else []
+                for label in labels:
+                    figures |= {label: area, f"{label}_error": error}
         fit = ks_2samp(found["train"][main].numpy(), inside[main].numpy())
-        pl_module.log_dict(
-            {
-                "test/ks_train_test": float(fit.statistic),
-                "test/ks_train_test_pvalue": float(fit.pvalue),
-            }
-        )
+        figures["ks_train_test"] = float(fit.statistic)
+        figures["ks_train_test_pvalue"] = float(fit.pvalue)
+        logged = {f"test/{name}": value for name, value in figures.items()}
+        pl_module.log_dict(logged, sync_dist=True)  # equal on all processes
         folder = log_folder(trainer)
         if trainer.is_global_zero:
             figure = draw_histograms({name: scores[main] for name, scores in found.items()}, main)
@@ -178,7 +192,7 @@ def draw_histograms(scores: Mapping[str, Tensor], kind: str) -> Figure:
         for name, values in shown.items():
             axis.hist(
                 values.clamp(low, high).numpy(),
-                bins=60,
+                bins=min(60, 2 * isqrt(len(values))),
                 range=(float(low), float(high)),
                 density=True,
                 histtype="step",

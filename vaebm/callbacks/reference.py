@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from vaebm.callbacks.class_features import is_relevant
 from vaebm.checkpoint import load_data, write_data
+from vaebm.configurable import class_path
 from vaebm.datamodules import ImageDataModule
+from vaebm.datamodules.base import Tensors
+from vaebm.datamodules.encoded_images import EncodedFiles
 from vaebm.errors import DataError, UsageError
 from vaebm.metrics.inception import ImageFeatures
 from vaebm.metrics.numbered_rows import share
@@ -20,7 +23,7 @@ from vaebm.sampling import gather
 from vaebm.stage import images_of
 
 BATCH = 100  # images at once: Inception enlarges them to 299×299
-PROBES = 16  # images that stand for the data set in the name of the file
+PROBES = 16  # images that stand for a data set of which nothing else is known
 
 
 class Reference(NamedTuple):
@@ -75,9 +78,11 @@ def reference_of(
     """
     part = getattr(data.parts, split)
     path = None if cache is None else cache / file_name(data, split, extractor, keep)
-    # Other processes may see the file late, so that one decides.
-    if path and trainer.strategy.broadcast(path.exists()):
-        return _read(path)
+    # Other processes may see another disk, or the file late: one reads for all.
+    found = _read(path) if path and trainer.is_global_zero and path.exists() else None
+    found = trainer.strategy.broadcast(found)
+    if found is not None:
+        return found
     device = next(extractor.parameters(), torch.zeros(())).device
     numbers = share(len(part), trainer.global_rank, trainer.world_size)
     sums: list[Any] = [0.0, 0.0]
@@ -102,21 +107,41 @@ def _batches(
     done = 0
     for batch in data.loader(part, sampler=numbers):
         images = images_of(batch)
-        yield torch.tensor(numbers[done : done + len(images)]), images
-        done += len(images)
+        for some in images.split(BATCH):
+            yield torch.tensor(numbers[done : done + len(some)]), some
+            done += len(some)
 
 
 def file_name(data: ImageDataModule, split: str, extractor: nn.Module, keep: int) -> str:
-    """A name that says what the statistics are of: data set, part, options, images, network."""
+    """A name that says what the statistics are of: data set, part, options, images, network.
+
+    The network is known by its class, its ``repr`` and its weights.
+    """
     part = getattr(data.parts, split)
     options = {k: repr(v) for k, v in sorted(data.hparams.items()) if is_relevant(k)}
-    facts = [type(data).__qualname__, split, options, len(part), keep]
-    digest = hashlib.sha256(json.dumps([*facts, type(extractor).__qualname__]).encode())
-    for number in range(0, len(part), max(1, len(part) // PROBES)):
-        digest.update(images_of(part[number]).numpy().tobytes())
+    facts = [class_path(type(data)), split, options, len(part), keep]
+    facts += [class_path(type(extractor)), repr(extractor)]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for content in contents(part):
+        digest.update(content)
     for name, value in extractor.state_dict().items():
-        digest.update(name.encode() + value.cpu().numpy().tobytes())
+        digest.update(name.encode() + as_bytes(value))
     return f"{type(data).__name__}-{split}-{digest.hexdigest()[:16]}.pt"
+
+
+def contents(part: Any) -> Iterator[bytes]:
+    """What tells the images of a part from others: all of them, or their files, and some images."""
+    if isinstance(part, Tensors):
+        yield from (as_bytes(tensor) for tensor in part.tensors)
+    elif isinstance(getattr(part, "files", None), EncodedFiles):
+        yield part.files.stamp().encode()
+    for number in range(0, len(part), max(1, len(part) // PROBES)):
+        yield as_bytes(images_of(part[number]))
+
+
+def as_bytes(value: Tensor) -> bytes:
+    """A tensor's memory, of any type."""
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _read(path: Path) -> Reference:
@@ -131,5 +156,5 @@ def _keep(path: Path, reference: Reference) -> None:
     """Write the file; that a folder cannot be written to is no reason to stop."""
     try:
         write_data(path, reference._asdict())
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch has its own error of files
         print(f"statistics of the real images are not kept: {error}")

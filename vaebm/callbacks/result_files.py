@@ -1,5 +1,6 @@
 """Files that evaluation leaves in the log folder."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -37,7 +38,7 @@ class MetricsFile(Callback):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(metrics, indent=2) + "\n")
         data = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
-        about = {"model": description(pl_module), "data": data}
+        about = {"model": description(pl_module), "data": data, "settings": settings(pl_module)}
         path.with_name("run.json").write_text(json.dumps(about, indent=2) + "\n")
         print(f"metrics: {path}")
 
@@ -49,6 +50,16 @@ def description(pl_module: LightningModule) -> str:
     space, replay = getattr(pl_module, "space", None), getattr(pl_module, "replay", None)
     place = f" {space.description}" if space is not None and space.description else ""
     return f"{pl_module.title}{place}{', persistent chains' if replay is not None else ''}"
+
+
+def settings(pl_module: LightningModule) -> str:
+    """Eight digits that differ where the model's arguments do, seeds and paths left out."""
+    kept = {
+        name: repr(value)
+        for name, value in sorted(pl_module.hparams.items())
+        if not name.startswith("_") and name not in ("seed", "vae_checkpoint")
+    }
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:8]
 
 
 def flat(nested: Any) -> Iterator[int]:

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vaebm.callbacks.draws import draw_panels
+from vaebm.callbacks.draws import before_averaging, draw_panels
 from vaebm.errors import UsageError
 from vaebm.noise import Purpose, generator_for
 from vaebm.plotting import draw, pixels_of, save
@@ -21,7 +21,7 @@ class SampleGrid(Callback):
 
     A picture is made after every validation and after a test, from the same noise each time, and
     goes to ``samples/step=N.png`` in the log folder and to every logger that takes images (Weights
-    & Biases, TensorBoard). List it before weight averaging, so that it sees the averaged weights.
+    & Biases, TensorBoard). With weight averaging it shows the averaged weights.
 
     Args:
         num_samples: Samples in each panel.
@@ -34,6 +34,10 @@ class SampleGrid(Callback):
         self.num_samples = num_samples
         self.every_n_validations = every_n_validations
         self._validations = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Come before weight averaging."""
+        before_averaging(trainer, self)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, unless this is the sanity check before training."""

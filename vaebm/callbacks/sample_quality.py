@@ -1,5 +1,6 @@
 """FID, Inception score and kernel distance during training and after testing."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -10,16 +11,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from vaebm.callbacks.draws import before_averaging, numbered_samples
 from vaebm.callbacks.reference import Reference, features_of, reference_of
 from vaebm.datamodules import ImageDataModule
 from vaebm.errors import UsageError
 from vaebm.metrics import FrechetDistance, InceptionScore, KernelDistance
-from vaebm.metrics.inception import ImageFeatures, InceptionFeatures
-from vaebm.metrics.numbered_rows import share
-from vaebm.noise import RowGenerators
-from vaebm.stage import Stage
+from vaebm.metrics.inception import ImageFeatures, InceptionFeatures, fidelity
+from vaebm.stage import Stage, images_of
 
 Name = Literal["fid", "inception_score", "kid"]
+SPLITS = 10  # of the Inception score
 KID_IMAGES = 50_000  # real images of which KID's subsets are drawn: 0.4 GB of features
 
 
@@ -29,9 +30,9 @@ class SampleQuality(Callback):
     Under ``val/`` while training and after `vaebm validate`, under ``test/`` after a test:
     ``fid_<N>``, ``inception_score_<N>`` and ``inception_score_std_<N>``, ``kid_<N>`` and
     ``kid_std_<N>``. Sample i is a function of (seed, i), the same as `vaebm sample` draws, for any
-    number of processes, which share the work. A checkpoint callback can watch the figures
-    (``--trainer.callbacks.monitor val/fid_10000``). List it before weight averaging, so that it
-    sees the averaged weights.
+    number of processes, which share the work. With weight averaging the averaged weights are
+    measured. Where every validation measures (``every_n_steps: 1``), a checkpoint callback can
+    watch a figure, such as ``val/fid_10000``.
 
     Args:
         metrics: What to measure: ``fid``, ``inception_score``, ``kid``.
@@ -43,7 +44,7 @@ class SampleQuality(Callback):
         reference: The real images: all of ``train`` or of ``test``, not mirrored; for KID the first
             50,000 of them.
         extractor: Network that gives features of images in [0, 1]: `ImageFeatures`, or features
-            alone, ``(B, D)``, which allow no Inception score. None is Inception.
+            alone, ``(B, D)``, which allow no Inception score; a copy is used. None is Inception.
         weights: File with Inception's weights; None takes torch's usual cache, or downloads them.
         cache: Folder that keeps the real images' statistics; None computes them in each run.
         kid_subset_size: Images in a subset of KID.
@@ -70,10 +71,12 @@ class SampleQuality(Callback):
     ) -> None:
         if not metrics or not set(metrics) <= set(get_args(Name)):
             raise UsageError(f"metrics are some of {', '.join(get_args(Name))}, not {metrics}")
-        if num_samples < 2 or batch_size < 1 or (every_n_steps or 1) < 1:
+        if num_samples < 2 or batch_size < 1 or (every_n_steps is not None and every_n_steps < 1):
             raise UsageError(
                 "SampleQuality needs num_samples ≥ 2, batch_size and every_n_steps ≥ 1"
             )
+        if kid_subset_size < 2 or (num_steps is not None and num_steps < 1):
+            raise UsageError("SampleQuality needs kid_subset_size ≥ 2 and num_steps ≥ 1")
         if reference not in ("train", "test"):
             raise UsageError(f"reference is {reference!r}, but 'train' or 'test' is due")
         self.metrics = tuple(metrics)
@@ -82,13 +85,19 @@ class SampleQuality(Callback):
         self.num_steps = num_steps
         self.batch_size = batch_size
         self.split = reference
-        self.extractor = extractor
-        self.weights = weights
+        self.extractor = copy.deepcopy(extractor)
+        self.weights = None if weights is None else str(Path(weights).expanduser())
         self.cache = None if cache is None else Path(cache).expanduser()
         self.kid_subset_size = kid_subset_size
         self.sample_seed = sample_seed
-        self._measured = 0  # multiples of every_n_steps that are done
+        self._measured = 0  # the training step of the last measurement
         self._reference: Reference | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Tells several of these callbacks from each other in a checkpoint."""
+        facts = {"metrics": self.metrics, "num_samples": self.num_samples, "split": self.split}
+        return self._generate_state_key(**facts)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to measure when the uninterrupted one would have."""
@@ -99,33 +108,48 @@ class SampleQuality(Callback):
         self._measured = state_dict["measured"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the network and check the numbers, so that errors come before any work."""
+        """Make the network and try it, so that errors come before any work."""
+        before_averaging(trainer, self)
+        if stage not in ("fit", "validate", "test") or (stage == "fit" and not self.every_n_steps):
+            return
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, ImageDataModule) or not isinstance(pl_module, Stage):
             raise UsageError("SampleQuality needs a datamodule and a stage of vaebm")
         if len(pl_module.vae.image_shape) != 3:
             raise UsageError("SampleQuality is for images; of points ToyEvaluation knows more")
-        real = len(getattr(data.parts, self.split))
-        least = self.kid_subset_size if "kid" in self.metrics else trainer.world_size
-        if min(self.num_samples, real) < max(least, 2):
-            raise UsageError(
-                f"{self.num_samples} samples and {real} real images are too few: these metrics "
-                f"need {max(least, 2)} of each"
-            )
+        self._require_enough(len(getattr(data.parts, self.split)), trainer.world_size)
+        if {"inception_score", "kid"} & set(self.metrics):
+            fidelity("metric_kid")
         if self.extractor is None:
-            with torch.random.fork_rng():  # its first weights must not change the training
+            # Its first weights must not change the training.
+            with torch.random.fork_rng(devices=[]):
                 self.extractor = InceptionFeatures(self.weights)
         self.extractor.eval().requires_grad_(False)
+        self._reference = None  # that of other data, if this callback was used before
+        image = images_of(getattr(data.parts, self.split)[0])[None]
+        features = features_of(self.extractor.cpu(), image)
+        if "inception_score" in self.metrics and features.logits is None:
+            raise UsageError("an Inception score needs an extractor that gives logits of classes")
+
+    def _require_enough(self, num_real: int, world_size: int) -> None:
+        subset = self.kid_subset_size if "kid" in self.metrics else 2
+        parts = SPLITS if "inception_score" in self.metrics else 2
+        for count, least, what in (
+            (self.num_samples, max(subset, parts, world_size), "samples"),
+            (num_real, max(subset, world_size), f"images of the {self.split} part"),
+        ):
+            if count < least:
+                raise UsageError(f"{count} {what} are too few: these metrics need {least}")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, if it is due."""
         if trainer.sanity_checking:
             return
         if trainer.state.fn == TrainerFn.FITTING:
-            reached = trainer.global_step // self.every_n_steps if self.every_n_steps else 0
-            if reached <= self._measured:
+            every, step = self.every_n_steps, trainer.global_step
+            if not every or step // every <= self._measured // every:
                 return
-            self._measured = reached
+            self._measured = step
         self._log(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -146,12 +170,17 @@ class SampleQuality(Callback):
         assert isinstance(pl_module, Stage)
         extractor = self.extractor.to(pl_module.device)
         metrics = self._fresh_metrics(trainer, extractor)
-        numbers = share(self.num_samples, trainer.global_rank, trainer.world_size)
-        for first in range(0, len(numbers), self.batch_size):
-            batch = numbers[first : first + self.batch_size]
-            generator = RowGenerators(self.sample_seed, batch, device=pl_module.device)
-            images = pl_module.sample(len(batch), generator=generator, num_steps=self.num_steps)
-            update(metrics, features_of(extractor, images), torch.tensor(batch))
+        for numbers, images in numbered_samples(
+            trainer,
+            lambda source: pl_module.sample(
+                len(source.rows), generator=source, num_steps=self.num_steps
+            ),
+            self.num_samples,
+            device=pl_module.device,
+            seed=self.sample_seed,
+            batch_size=self.batch_size,
+        ):
+            update(metrics, features_of(extractor, images), numbers)
         figures: dict[str, Tensor] = {}
         for name, metric in metrics.items():
             value = metric.compute()
@@ -163,7 +192,7 @@ class SampleQuality(Callback):
         """The metrics without samples."""
         fresh: dict[str, Metric] = {}
         if "inception_score" in self.metrics:
-            fresh["inception_score"] = InceptionScore()
+            fresh["inception_score"] = InceptionScore(SPLITS)
         if {"fid", "kid"} & set(self.metrics):
             reference = self._real_images(trainer, extractor)
             if "fid" in self.metrics:
@@ -228,7 +257,5 @@ def update(metrics: dict[str, Metric], features: ImageFeatures, numbers: Tensor)
             metric.update(features.pooled, real=False)
         elif name == "kid":
             metric.update(features.pooled, numbers)
-        elif features.logits is None:
-            raise UsageError("an Inception score needs an extractor that gives logits of classes")
         else:
             metric.update(features.logits, numbers)

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from vaebm.callbacks.draws import numbered_samples
 from vaebm.checkpoint import read_checkpoint
 from vaebm.classifier_stage import ClassifierStage
 from vaebm.configurable import class_path
@@ -13,7 +14,6 @@ from vaebm.datamodules import StackedMNISTDataModule
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError
 from vaebm.metrics import ClassCoverage
-from vaebm.metrics.numbered_rows import share
 from vaebm.noise import RowGenerators
 from vaebm.spaces import prior_noise
 from vaebm.stage import Stage
@@ -55,6 +55,8 @@ class StackedModes(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse other data and models before any work."""
+        if stage != "test":
+            return
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, StackedMNISTDataModule) or not isinstance(pl_module, Stage):
             raise UsageError("StackedModes needs StackedMNISTDataModule and a stage of vaebm")
@@ -84,12 +86,15 @@ class StackedModes(Callback):
         train = trainer.datamodule.parts.train  # type: ignore[attr-defined]
         metric = ClassCoverage(train.tensors[1].bincount(minlength=1000)).to(device)
         classifier = self.classifier.to(device)
-        numbers = share(self.num_samples, trainer.global_rank, trainer.world_size)
-        for first in range(0, len(numbers), self.batch_size):
-            batch = numbers[first : first + self.batch_size]
-            metric.update(
-                modes_of(draw(RowGenerators(self.sample_seed, batch, device)), classifier)
-            )
+        for _, images in numbered_samples(
+            trainer,
+            draw,
+            self.num_samples,
+            device=device,
+            seed=self.sample_seed,
+            batch_size=self.batch_size,
+        ):
+            metric.update(modes_of(images.float(), classifier))
         found: dict[str, Tensor] = metric.compute()
         return found
 
@@ -122,10 +127,13 @@ def load_classifier(path: str) -> ClassifierStage:
     """
     checkpoint = read_checkpoint(path)
     stored = checkpoint["hyper_parameters"]
-    if stored.get("_class_path") != class_path(ClassifierStage) or stored["num_classes"] != 10:
+    facts = [stored.get(name) for name in ("_class_path", "num_classes", "image_shape")]
+    if facts != [class_path(ClassifierStage), 10, [1, 32, 32]]:
         raise UsageError(f"{path} is no classifier of ten digits, as mnist_classifier trains it")
     arguments = {name: value for name, value in stored.items() if not name.startswith("_")}
-    with torch.random.fork_rng():  # first weights that do not matter must not change a training
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # first weights that do not matter must not change a training
         classifier = ClassifierStage(**arguments)
     classifier.load_state_dict(checkpoint["state_dict"])
     return classifier.eval().requires_grad_(False)

@@ -31,6 +31,16 @@ class EncodedFiles(Dataset[bytes], ABC):
         """What a user would look for to find a file."""
         return f"image {index} of {self}"
 
+    @abstractmethod
+    def stamp(self) -> str:
+        """Changes when files do: names, sizes, times."""
+
+
+def stamp_of(path: Path) -> str:
+    """Name, size and time of a file."""
+    status = path.stat()
+    return f"{path.name} {status.st_size} {status.st_mtime_ns}\n"
+
 
 class FolderFiles(EncodedFiles):
     """Files of one folder and those below it.
@@ -56,6 +66,10 @@ class FolderFiles(EncodedFiles):
     def place(self, index: int) -> str:
         """The path of a file."""
         return str(self.folder / self.names[index])
+
+    def stamp(self) -> str:
+        """Of every file."""
+        return "".join(name + stamp_of(self.folder / name) for name in self.names)
 
 
 class EncodedImages(Dataset[Batch]):

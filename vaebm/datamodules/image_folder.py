@@ -1,5 +1,6 @@
 """Any folder or zip file of images."""
 
+import lzma
 import os
 import zlib
 from functools import partial
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from vaebm.datamodules.base import Splits, datamodules
 from vaebm.datamodules.crops import centre_crop, random_crop
-from vaebm.datamodules.encoded_images import EncodedFiles, EncodedImages, FolderFiles
+from vaebm.datamodules.encoded_images import EncodedFiles, EncodedImages, FolderFiles, stamp_of
 from vaebm.datamodules.photos import PhotoDataModule
 from vaebm.errors import DataError, UsageError
 from vaebm.noise import Purpose, generator_for, run_seed
@@ -23,7 +24,7 @@ PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("t
 
 @datamodules.register
 class ImageFolderDataModule(PhotoDataModule):
-    """Any folder or zip file of images: the shorter side is shrunk to S, the longer one cut to S.
+    """Any folder or zip file of images: the shorter side is made S long, the longer one cut to S.
 
     Images are found in all folders below `root`, in the order of their paths. Folders ``train``,
     ``val`` (or ``valid``, ``validation``) and ``test`` directly in `root` are the three parts; of
@@ -84,12 +85,12 @@ class ImageFolderDataModule(PhotoDataModule):
         if not (val or test):
             raise UsageError(f"{root} has images to train on, but no folder val or test")
         prepare = partial(centre_crop, side=self.image_size)
+        shown = [
+            EncodedImages(self._files(part), prepare, self.mode) for part in (val, test) if part
+        ]
         varied = partial(random_crop, side=self.image_size, seed=run_seed())
-        return Splits(
-            EncodedImages(self._files(train), varied if self.draws_anew else prepare, self.mode),
-            EncodedImages(self._files(val or test), prepare, self.mode),
-            EncodedImages(self._files(test or val), prepare, self.mode),
-        )
+        first = EncodedImages(self._files(train), varied if self.draws_anew else prepare, self.mode)
+        return Splits(first, shown[0], shown[-1])
 
     def _held_out(self, names: list[str]) -> list[list[str]]:
         """Choose images to hold out, the same whatever their order on disk."""
@@ -147,8 +148,8 @@ class ZipFiles(EncodedFiles):
             self._opened = (os.getpid(), ZipFile(self.path))
         try:
             return self._opened[1].read(self.names[index])
-        except (BadZipFile, RuntimeError, zlib.error) as error:
-            raise DataError(str(error)) from error
+        except (BadZipFile, RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise DataError(str(error) or "it is cut off") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -159,6 +160,10 @@ class ZipFiles(EncodedFiles):
     def place(self, index: int) -> str:
         """Both paths of a file."""
         return f"{self.names[index]} in {self.path}"
+
+    def stamp(self) -> str:
+        """Of the zip file, and which files of it these are."""
+        return stamp_of(self.path) + "\n".join(self.names)
 
 
 def image_names(root: Path) -> list[str]:
@@ -172,7 +177,7 @@ def image_names(root: Path) -> list[str]:
         DataError: If it is a file, but no zip file.
     """
     if root.is_dir():
-        found = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+        found = folder_names(root)
     elif root.is_file():
         found = zip_names(root)
     else:
@@ -183,12 +188,22 @@ def image_names(root: Path) -> list[str]:
     return names
 
 
+def folder_names(root: Path) -> list[str]:
+    """The files below a folder; links are followed, none twice."""
+    found, seen = [], set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        subfolders[:] = [n for n in subfolders if os.path.realpath(Path(folder, n)) not in seen]
+        found += [Path(folder, name).relative_to(root).as_posix() for name in names]
+    return found
+
+
 def zip_names(path: Path) -> list[str]:
     """The names in a zip file."""
     try:
         with ZipFile(path) as file:
             return file.namelist()
-    except (BadZipFile, OSError) as error:
+    except (BadZipFile, OSError, NotImplementedError) as error:
         raise DataError(f"{path} cannot be read as a zip file: {error}") from error
 
 
@@ -207,7 +222,11 @@ def part_of(names: list[str], folders: tuple[str, ...]) -> list[str]:
         folders: Names that the part's folder can have.
     """
     paths = {name: PurePosixPath(name).parts for name in names}
-    tops = {parts[0] for parts in paths.values()}
+    tops = {parts[0].lower() for parts in paths.values()}
     known = {folder for part in PARTS.values() for folder in part}
     depth = int(len(tops) == 1 and not tops & known)
-    return [n for n, parts in paths.items() if len(parts) > depth + 1 and parts[depth] in folders]
+    return [
+        name
+        for name, parts in paths.items()
+        if len(parts) > depth + 1 and parts[depth].lower() in folders
+    ]

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vaebm.datamodules.encoded_images import EncodedFiles
+from vaebm.datamodules.encoded_images import EncodedFiles, stamp_of
 from vaebm.datamodules.files import images_extra, require_files
 from vaebm.errors import DataError
 
@@ -44,6 +44,10 @@ class LMDB(EncodedFiles):
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def stamp(self) -> str:
+        """Of the one file."""
+        return stamp_of(self.path / "data.mdb")
 
 
 @contextmanager
