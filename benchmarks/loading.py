@@ -3,7 +3,7 @@
 Runs `vaebm fit` for some steps and, between two steps, takes batches of a second loader. Give the
 options of a training; absolute numbers are noise on a busy machine, their ratio is not.
 
-    python benchmarks/loading.py --config cifar10_ebm_small.yaml --data.root data --trainer.max_steps 5
+    python benchmarks/loading.py --config cifar10_ebm_small.yaml --trainer.max_steps 5
 """
 
 import sys
