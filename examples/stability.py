@@ -15,7 +15,7 @@ SIGNS = {
     "grad_norm": ("drift ‖∂U/∂ε‖", "log", (10, 1e3)),
     "state_square": ("mean square of latents", "linear", (0, 5)),
     "energy_magnitude": ("mean |E|", "log", (1, 1e5)),
-    "energy_gap": ("energy gap", "linear", (-250, 50)),
+    "energy_gap": ("energy gap", "linear", (-400, 50)),
 }
 
 
