@@ -104,7 +104,9 @@ def test_residual_energy_of_a_config_takes_the_images_of_its_vae(name: str) -> N
 
 @pytest.mark.parametrize("name", shipped_configs())
 def test_config_mentions_no_config_that_is_not_shipped(name: str) -> None:
-    words = re.findall(r"\w+_(?:vae|ebm|classifier(?!_stage))\w*", shipped_configs()[name].read_text())
+    words = re.findall(
+        r"\w+_(?:vae|ebm|classifier(?!_stage))\w*", shipped_configs()[name].read_text()
+    )
     known = {config.removesuffix(".yaml") for config in shipped_configs()}
     mentioned = {word for word in words if data_set(word) in map(data_set, known)}
     assert name.removesuffix(".yaml") in mentioned  # as the folder of its runs
