@@ -72,7 +72,7 @@ def reference_of(
         trainer: Says which process this is.
         data: The datamodule.
         split: ``train`` or ``test``.
-        extractor: The network, on its device.
+        extractor: The network, on the trainer's device.
         keep: K, number of images whose features are kept.
         cache: Folder of the files; None keeps none.
     """
@@ -83,7 +83,7 @@ def reference_of(
     found = trainer.strategy.broadcast(found)
     if found is not None:
         return found
-    device = next(extractor.parameters(), torch.zeros(())).device
+    device = trainer.strategy.root_device  # an extractor need not have parameters to ask
     numbers = share(len(part), trainer.global_rank, trainer.world_size)
     sums: list[Any] = [0.0, 0.0]
     rows = []

@@ -200,8 +200,7 @@ class SampleQuality(Callback):
                 fresh["fid"] = distance_to(reference, counted=trainer.is_global_zero)
             if "kid" in self.metrics:
                 fresh["kid"] = KernelDistance(reference.rows, subset_size=self.kid_subset_size)
-        device = next(extractor.parameters(), torch.zeros(())).device
-        return {name: metric.to(device) for name, metric in fresh.items()}
+        return {name: metric.to(trainer.strategy.root_device) for name, metric in fresh.items()}
 
     def _real_images(self, trainer: Trainer, extractor: nn.Module) -> Reference:
         """The statistics of the real images, made once in a run."""
