@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from vaebm.adam_bound import bound_gradients
 from vaebm.chain_checkpoint import ChainCheckpoint
+from vaebm.chain_decoder import ChainDecoder
 from vaebm.checkpoint import load_vae
 from vaebm.contrast import gap_loss, magnitude, squared_offset, squared_slope
 from vaebm.distributions import at_least_float32
@@ -113,6 +114,7 @@ class EBMStage(Stage):
         self.replay = replay
         self.vae = (load_vae(str(vae_checkpoint)) if vae is None else vae).requires_grad_(False)
         self.vae.eval()
+        self.chain_decoder = ChainDecoder()
         self.spectral_weight = spectral_weight
         self.magnitude_weight = magnitude_weight
         self.offset_weight = offset_weight
@@ -189,7 +191,7 @@ class EBMStage(Stage):
     def frozen_potential(self) -> Iterator[Potential]:
         """U of the chains, for a time in which weights do not change: each is computed once."""
         with frozen(self.energy), cached_weights(self.vae, self.energy):
-            yield self.space.potential(self.vae, self.energy)
+            yield self.space.potential(self.chain_decoder.of(self.vae), self.energy)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The contrastive loss with its penalties."""

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Size, Tensor, nn
@@ -201,6 +201,14 @@ class VAE(NoiseDecoder):
             UsageError: If this VAE offers none, or p(x|z) has no density.
         """
         raise UsageError(f"{type(self).__name__} offers no chains on (z, x) (decode_joint)")
+
+    def for_chains(self) -> Self:
+        """The same generator with all that is constant during a chain computed, without encoder.
+
+        In evaluation mode alone; later changes of the VAE do not reach it. A VAE that has nothing
+        to compute in advance gives itself.
+        """
+        return self
 
     def clamp(self, x: Tensor) -> Tensor:
         """The image that any real values stand for: in [0, 1]; points stay as they are."""

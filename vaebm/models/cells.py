@@ -243,5 +243,7 @@ class Cell(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features ``(B, C, H, W)`` to features of the new width and resolution."""
-        branch = self.se(self.ops(features))
+        branch = self.ops(features)
+        if isinstance(self.se, SqueezeExcitation):  # gate, scale and sum in one pass
+            return torch.addcmul(self.skip(features), branch, self.se.gates(branch), value=0.1)
         return torch.add(self.skip(features), branch, alpha=0.1)

@@ -127,11 +127,15 @@ class SqueezeExcitation(nn.Module):
         self.squeeze = nn.Linear(channels, hidden)
         self.excite = nn.Linear(hidden, channels)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features ``(B, C, H, W)`` times their gates."""
+    def gates(self, features: Tensor) -> Tensor:
+        """Gates ``(B, C, 1, 1)`` of features ``(B, C, H, W)``."""
         hidden = F.relu(self.squeeze(features.mean((2, 3))))
         gates: Tensor = self.excite(hidden).sigmoid()
-        return features * gates[:, :, None, None]
+        return gates[:, :, None, None]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features ``(B, C, H, W)`` times their gates."""
+        return features * self.gates(features)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """NVAE: a hierarchical VAE of images whose generator is a map of noise."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from copy import copy
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,9 @@ from vaebm.distributions import DiagonalNormal, PixelLikelihood, density_of
 from vaebm.errors import UsageError
 from vaebm.models.base import VAE, Decoded, ElboTerms, models
 from vaebm.models.cells import operators_of
+from vaebm.models.fold import folded
 from vaebm.models.layers import SpectralPenalty, weight_matrices
-from vaebm.models.pixels import PixelKind, num_outputs, pixels_of, quantise
+from vaebm.models.pixels import PixelKind, colours_and_side, num_outputs, pixels_of, quantise
 from vaebm.models.tower import Encoder, Generator, Plan, check_plan
 
 
@@ -200,6 +202,13 @@ class NVAE(VAE):
         log_px = generated.likelihood.floored().log_prob(image).flatten(1).sum(1)
         return Decoded(image, generated.likelihood.mean, generated.log_pz + log_px)
 
+    @torch.no_grad()
+    def for_chains(self) -> Self:
+        """The generator alone, with folded weights; see `VAE.for_chains` and `folded`."""
+        twin = copy(self)
+        twin._modules = {"generator": folded(self.generator)}
+        return twin
+
     def joint_state(self, eps: Tensor) -> Tensor:
         """(z, x) of noise; see `VAE.joint_state`."""
         z, _, likelihood = self.generate(eps)
@@ -282,14 +291,3 @@ class NVAE(VAE):
             if isinstance(norm, _BatchNorm):
                 total = total + norm.weight.abs().max()
         return total
-
-
-def colours_and_side(image_shape: Sequence[int]) -> tuple[int, int]:
-    """Colours and side of square images.
-
-    Raises:
-        UsageError: If the shape is another.
-    """
-    if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[1] != image_shape[2]:
-        raise UsageError(f"image_shape is {list(image_shape)}, but [colours, side, side] is due")
-    return image_shape[0], image_shape[1]

@@ -1,5 +1,6 @@
 """What the output of an image model means: which pixel likelihood, of how many bits."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor
@@ -51,3 +52,14 @@ def quantise(image: Tensor, bits: int) -> Tensor:
     Images of n bits stay what they are.
     """
     return image if bits == 8 else (image * 255 / 2 ** (8 - bits)).floor() / (2**bits - 1)
+
+
+def colours_and_side(image_shape: Sequence[int]) -> tuple[int, int]:
+    """Colours and side of square images.
+
+    Raises:
+        UsageError: If the shape is another.
+    """
+    if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[1] != image_shape[2]:
+        raise UsageError(f"image_shape is {list(image_shape)}, but [colours, side, side] is due")
+    return image_shape[0], image_shape[1]
