@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vaebm import __version__
-from vaebm.errors import UsageError, cause_of
+from vaebm.errors import UsageError, cause_of, first_line
 from vaebm.registry import find_plugins, is_builtin, origin, unknown_name
 
 COMMANDS = {
@@ -163,14 +163,6 @@ def listing() -> Iterable[str]:
 
     yield "configs:"
     yield from (f"  {name:33} vaebm {__version__}" for name in shipped_configs())
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its type if it says nothing."""
-    text = " ".join(str(error).split())
-    text = text if len(text) < 600 else f"{text[:600]} ..."
-    known = isinstance(error, ValueError | OSError) and text
-    return text if known else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def quieten() -> None:

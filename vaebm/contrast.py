@@ -4,6 +4,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vaebm.errors import UsageError
+
+
+def check_contrast(
+    contrast: str, gap_scale: float | None, weights: tuple[float, ...], has_decoder: bool
+) -> None:
+    """Refuse settings of the loss that make no sense."""
+    if contrast not in ("sample", "mean"):
+        raise UsageError(f"contrast is {contrast!r}, but 'sample' or 'mean' is due")
+    if contrast == "mean" and not has_decoder:
+        raise UsageError("contrast is 'mean', but chains on images have no decoder mean")
+    if gap_scale is not None and gap_scale <= 0:
+        raise UsageError(f"gap_scale is {gap_scale}, but it is above 0, or null")
+    if min(weights) < 0:
+        raise UsageError("weights of penalties and data_init_batches must not be negative")
+
 
 def gap_loss(gap: Tensor, scale: float | None) -> Tensor:
     """The gap E(x_data) − E(x_model) as a loss, 2τ log(1 + exp(gap / τ)) with τ = scale.

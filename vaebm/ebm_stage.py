@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 
 from vaebm.adam_bound import bound_gradients
 from vaebm.chain_checkpoint import ChainCheckpoint
-from vaebm.chain_decoder import ChainDecoder
+from vaebm.chain_potential import ChainPotential
 from vaebm.checkpoint import load_vae
-from vaebm.contrast import gap_loss, magnitude, squared_offset, squared_slope
+from vaebm.contrast import check_contrast, gap_loss, magnitude, squared_offset, squared_slope
 from vaebm.distributions import at_least_float32
 from vaebm.errors import UsageError
 from vaebm.models.base import VAE, Energy
-from vaebm.models.layers import cached_weights, frozen
+from vaebm.models.layers import cached_weights
 from vaebm.samplers.base import Potential, Sampler, StepInfo
 from vaebm.samplers.replay import ReplayBuffer
 from vaebm.signs import chain_signs, energy_signs
@@ -58,6 +58,8 @@ class EBMStage(Stage):
         gradient_bound: Bound each gradient element by Adam's own state; see `bound_gradients`.
         data_init_batches: Batches that initialise the energy, if it is new and takes its first
             scales from data (`ResidualEnergy`); 0 leaves it as it is.
+        compile: Compile the chains' gradient by ``torch.compile``, which takes a minute or more at
+            each new batch size. On a GPU it is recorded as a CUDA graph with or without.
         seed: Seed of the noise; None takes the run's ``seed_everything``.
 
     Raises:
@@ -88,6 +90,7 @@ class EBMStage(Stage):
         contrast: Literal["sample", "mean"] = "sample",
         gradient_bound: bool = True,
         data_init_batches: int = 5,
+        compile: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -99,22 +102,15 @@ class EBMStage(Stage):
             )
         if replay is not None and not sampler.uses_start:
             raise UsageError(f"{type(sampler).__name__} ignores where a chain starts: no replay")
-        if contrast not in ("sample", "mean"):
-            raise UsageError(f"contrast is {contrast!r}, but 'sample' or 'mean' is due")
-        if contrast == "mean" and not space.includes_vae:
-            raise UsageError("contrast is 'mean', but chains on images have no decoder mean")
-        if gap_scale is not None and gap_scale <= 0:
-            raise UsageError(f"gap_scale is {gap_scale}, but it is above 0, or null")
         weights = (spectral_weight, magnitude_weight, offset_weight, gradient_weight)
-        if min(*weights, data_init_batches) < 0:
-            raise UsageError("weights of penalties and data_init_batches must not be negative")
+        check_contrast(contrast, gap_scale, (*weights, data_init_batches), space.includes_vae)
         self.energy = energy
         self.sampler = sampler
         self.space = space
         self.replay = replay
         self.vae = (load_vae(str(vae_checkpoint)) if vae is None else vae).requires_grad_(False)
         self.vae.eval()
-        self.chain_decoder = ChainDecoder()
+        self.chain_potential = ChainPotential(compile=compile)
         self.spectral_weight = spectral_weight
         self.magnitude_weight = magnitude_weight
         self.offset_weight = offset_weight
@@ -130,6 +126,11 @@ class EBMStage(Stage):
     def title(self) -> str:
         """What the model is called in pictures and figures."""
         return "VAEBM" if self.space.includes_vae else "EBM"
+
+    @property
+    def decoder(self) -> VAE:
+        """The VAE as chains use it: the same generator, faster and without encoder."""
+        return self.chain_potential.networks.decoder_of(self.vae)
 
     def energies(self, image: Tensor) -> Tensor:
         """E of images, ``(B,)``, in float32 or wider also where the network runs in bf16."""
@@ -157,7 +158,7 @@ class EBMStage(Stage):
         return self.energy.parameters()
 
     def configure_callbacks(self) -> list[Callback]:
-        """Checkpoint the persistent chains, if there are any."""
+        """Checkpoint the persistent chains."""
         return [ChainCheckpoint(self.replay)] if self.replay is not None else []
 
     @torch.no_grad()
@@ -172,13 +173,13 @@ class EBMStage(Stage):
             Images ``(B, C, H, W)`` or points ``(B, 2)``, the chains' ends ``(B, D)`` and their
             infos ``(K, B)``.
         """
-        start = self.space.start(self.vae, batch_size, generator=generator)
+        start = self.space.start(self.decoder, batch_size, generator=generator)
         if self.replay is not None:
             start = self.replay.mix(start, self.global_step, generator=generator)
         state, info = self.run_chains(start, generator)
         if self.replay is not None:
             self.replay.push(state)
-        return self.space.image(self.vae, state, mean=self.contrast == "mean"), state, info
+        return self.space.image(self.decoder, state, mean=self.contrast == "mean"), state, info
 
     def run_chains(
         self, start: Tensor, generator: Generator | None, num_steps: int | None = None
@@ -190,8 +191,8 @@ class EBMStage(Stage):
     @contextmanager
     def frozen_potential(self) -> Iterator[Potential]:
         """U of the chains, for a time in which weights do not change: each is computed once."""
-        with frozen(self.energy), cached_weights(self.vae, self.energy):
-            yield self.space.potential(self.chain_decoder.of(self.vae), self.energy)
+        with cached_weights(self.vae):
+            yield self.chain_potential.of(self.space, self.vae, self.energy)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The contrastive loss with its penalties."""
@@ -284,15 +285,15 @@ class EBMStage(Stage):
         """Draw from the model by chains that start afresh; see `Stage.sample`."""
         if temperature != 1:
             raise UsageError("a temperature is for samples of the VAE, i.e. of stage 1")
-        start = self.space.start(self.vae, num_samples, generator=generator)
+        start = self.space.start(self.decoder, num_samples, generator=generator)
         state, _ = self.run_chains(start, generator, num_steps)
-        return self.space.image(self.vae, state, mean=mean)
+        return self.space.image(self.decoder, state, mean=mean)
 
     @torch.no_grad()
     def panels(
         self, num_samples: int, *, generator: Generator | None, num_steps: int | None = None
     ) -> dict[str, Tensor]:
         """Samples for pictures and evaluation, by title: the VAE's and this model's."""
-        vae = self.vae.decode(prior_noise(self.vae, num_samples, generator=generator)).image
+        vae = self.decoder.decode(prior_noise(self.vae, num_samples, generator=generator)).image
         model = self.sample(num_samples, generator=generator, num_steps=num_steps)
         return {"VAE": vae, self.title: model}

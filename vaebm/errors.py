@@ -21,3 +21,11 @@ def cause_of(error: BaseException) -> BaseException:
             return link
         link = link.__cause__
     return error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its type if it says nothing."""
+    text = " ".join(str(error).split())
+    text = text if len(text) < 600 else f"{text[:600]} ..."
+    known = isinstance(error, ValueError | OSError) and text
+    return text if known else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from vaebm.models.cells import Cell
 from vaebm.models.tower import Generator
 
+Module = TypeVar("Module", bound=nn.Module)
 POINTWISE = (nn.BatchNorm2d, nn.SiLU, nn.ELU)  # each pixel by itself, in evaluation mode
 
 
@@ -24,14 +26,32 @@ def folded(generator: Generator) -> Generator:
     Args:
         generator: The generator; not changed, and no weight of the result follows it.
     """
-    twin = deepcopy(generator).eval().requires_grad_(False)
+    twin = plain(generator).eval()
     for module in twin.modules():
         if isinstance(module, Cell):
             module.ops = nn.Sequential(*fold(delay_upsampling(leaves(module.ops))))
-    for name, module in list(twin.named_modules()):
-        if parametrize.is_parametrized(module, "weight"):
-            twin.set_submodule(name, plain_conv(module))
     twin.to(memory_format=torch.channels_last)
+    return twin
+
+
+def plain(module: Module) -> Module:
+    """A copy whose weights are tensors, not functions of others; without gradients.
+
+    Args:
+        module: The network.
+    """
+    twin = deepcopy(module).requires_grad_(False)
+    for layer in list(twin.modules()):
+        if parametrize.is_parametrized(layer):
+            names = list(layer.parametrizations)  # type: ignore[arg-type]
+            weights = {name: getattr(layer, name).detach().clone() for name in names}
+            # Torch's own removal changes the class, which the original layer shares.
+            layer.__class__ = parametrize.type_before_parametrizations(layer)
+            del layer.parametrizations
+            for name, weight in weights.items():
+                layer.register_parameter(name, nn.Parameter(weight, requires_grad=False))
+    for parameter in twin.parameters():
+        parameter.grad = None
     return twin
 
 
@@ -72,36 +92,16 @@ def fold(layers: Iterable[nn.Module]) -> list[nn.Module]:
     for layer in layers:
         last = result[-1] if result else None
         if isinstance(layer, nn.Conv2d):
-            conv = plain_conv(layer)
-            if isinstance(last, nn.BatchNorm2d) and is_pointwise(conv):
-                conv = norm_then_conv(last, conv)
+            if isinstance(last, nn.BatchNorm2d) and is_pointwise(layer):
+                layer = norm_then_conv(last, layer)
                 result.pop()
-            result.append(conv)
+            result.append(layer)
         elif isinstance(layer, nn.BatchNorm2d) and isinstance(last, nn.Conv2d):
             wide = fuse_conv_bn_eval(deepcopy(last).double(), deepcopy(layer).double())
             result[-1] = wide.to(last.weight.dtype)
         else:
             result.append(layer)
     return result
-
-
-def plain_conv(conv: nn.Conv2d) -> nn.Conv2d:
-    """A convolution whose weight is a tensor, not a function of others."""
-    plain = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        conv.stride,  # type: ignore[arg-type]
-        conv.padding,  # type: ignore[arg-type]
-        conv.dilation,  # type: ignore[arg-type]
-        conv.groups,
-        bias=conv.bias is not None,
-        device="meta",
-    )
-    plain.weight = nn.Parameter(conv.weight.detach().clone(), requires_grad=False)
-    if conv.bias is not None:
-        plain.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
-    return plain.eval()
 
 
 def norm_then_conv(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:

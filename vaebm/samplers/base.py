@@ -177,8 +177,13 @@ def stack_infos(infos: list[StepInfo]) -> StepInfo:
 def value_and_grad(potential: Potential, state: Tensor) -> tuple[Tensor, Tensor]:
     """U ``(B,)`` and ∂ΣU/∂state ``(B, D)`` at `state`, both detached.
 
-    Only the state is differentiated: parameters get no gradient and no DDP hook fires.
+    Only the state is differentiated: parameters get no gradient and no DDP hook fires. A potential
+    that has a faster way brings a method ``value_and_grad(state)``.
     """
+    own = getattr(potential, "value_and_grad", None)
+    if own is not None:
+        value, grad = own(state)
+        return value, grad
     state = state.detach().requires_grad_()
     value = potential(state)
     (grad,) = torch.autograd.grad(value.sum(), state)
