@@ -28,6 +28,7 @@ ORDER = [
     "models.cells",
     "models.flows",
     "models.tower",
+    "models.frozen_conv",
     "models.fold",
     "models.pixels",
     "models.nvae",

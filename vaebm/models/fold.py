@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vaebm.models.cells import Cell
+from vaebm.models.frozen_conv import FrozenConv2d
 from vaebm.models.tower import Generator
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -35,7 +36,7 @@ def folded(generator: Generator) -> Generator:
 
 
 def plain(module: Module) -> Module:
-    """A copy whose weights are tensors, not functions of others; without gradients.
+    """A copy whose weights are constants: not functions of others, and without gradients.
 
     Args:
         module: The network.
@@ -50,6 +51,8 @@ def plain(module: Module) -> Module:
             del layer.parametrizations
             for name, weight in weights.items():
                 layer.register_parameter(name, nn.Parameter(weight, requires_grad=False))
+        if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
+            layer.__class__ = FrozenConv2d
     for parameter in twin.parameters():
         parameter.grad = None
     return twin
