@@ -24,6 +24,7 @@ class CompiledPotential:
         self.plain = potential
         self.function: Potential = torch.compile(potential, dynamic=False)
         self.proven = False
+        self.works = True
 
     def __call__(self, state: Tensor) -> Tensor:
         """U ``(B,)`` at states ``(B, D)``."""
@@ -37,7 +38,7 @@ class CompiledPotential:
             result = value_and_grad(self.function, state)
         except Exception as error:  # whatever a compiler may raise
             rank_zero_warn(f"chains run uncompiled: torch.compile failed, {first_line(error)}")
-            self.function = self.plain
+            self.function, self.works = self.plain, False
             result = value_and_grad(self.plain, state)
         self.proven = True
         return result

@@ -4,7 +4,7 @@ from functools import partial
 from operator import is_not
 from typing import Any
 
-from vaebm.acceleration import accelerated
+from vaebm.acceleration import CompiledPotential, GraphedPotential, accelerated
 from vaebm.chain_networks import ChainNetworks
 from vaebm.models.base import VAE, Energy
 from vaebm.samplers.base import Potential
@@ -27,6 +27,14 @@ class ChainPotential:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle without networks: graphs hold the addresses of those here."""
         return partial(ChainPotential, compile=self.compile), ()
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the last potential was compiled, and did not fail to."""
+        potential = self._potential
+        if isinstance(potential, GraphedPotential):
+            potential = potential.plain
+        return isinstance(potential, CompiledPotential) and potential.works
 
     def of(self, space: Space, vae: VAE, energy: Energy) -> Potential:
         """U with the weights of now; it is valid until a weight changes.

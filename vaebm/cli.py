@@ -21,6 +21,7 @@ COMMANDS = {
     "test": "Evaluate a checkpoint on the test data: a table, metrics.json and pictures.",
     "predict": "Compute ELBO and energy of every test image, to predictions.npz.",
     "sample": "Draw samples from a checkpoint, to samples.npz and grid.png.",
+    "benchmark": "Time stage 2 beside a baseline and this machine's limits, to benchmark.json.",
     "convert": "Turn a published NVAE or energy network into a checkpoint of stage 1 or 2.",
     "report": "Put figures of `vaebm test` beside the paper's, to report.md and report.png.",
     "list": "Show the samplers, spaces, models, datamodules and configs there are.",

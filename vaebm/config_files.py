@@ -73,6 +73,30 @@ def without_model(name: str) -> str:
     return str(yaml.safe_dump(rest))
 
 
+def vae_of_sibling(name: str) -> dict[str, Any] | None:
+    """The VAE that the config of stage 1 beside a config of stage 2 makes.
+
+    ``cifar10_ebm_data.yaml`` belongs to ``cifar10_vae.yaml``: "ebm" becomes "vae", and what follows
+    is dropped word by word until there is such a file.
+
+    Args:
+        name: As in `find_config`, a config of stage 2.
+
+    Returns:
+        ``{class_path, init_args}``, or None if there is no such config or it makes none.
+    """
+    path = Path(find_config(name))
+    words = path.stem.replace("_ebm", "_vae").split("_")
+    for count in range(len(words), 0, -1):
+        sibling = path.with_name("_".join(words[:count]) + path.suffix)
+        if sibling != path and sibling.is_file():
+            config: Any = yaml.load(sibling.read_text(), FloatLoader)
+            for key in ("model", "init_args", "vae"):
+                config = config.get(key) if isinstance(config, dict) else None
+            return config if isinstance(config, dict) else None
+    return None
+
+
 class ConfigByName(ActionConfigFile):
     """The ``--config`` option of `fit`."""
 

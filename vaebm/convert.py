@@ -27,6 +27,7 @@ from vaebm.official_arguments import (
 from vaebm.official_energy import energy_arguments, energy_names, energy_stage
 from vaebm.official_names import official_names
 from vaebm.official_weights import check_weights, load_weights, plain_weights
+from vaebm.outputs import check_file
 from vaebm.stage import Stage
 from vaebm.vae_stage import VAEStage
 
@@ -86,7 +87,7 @@ def convert(
         DataError: See `load_nvae` and `load_energy`.
     """
     output = Path(output)
-    check_output(output)
+    check_file(output, replace=False)
     content = read_published(checkpoint)
     if is_energy(content) and vae_checkpoint is None:
         raise UsageError(
@@ -144,21 +145,6 @@ def write_checkpoint(stage: Stage, output: Path) -> None:
         trainer.strategy.connect(stage)
         trainer.save_checkpoint(part, weights_only=True)
         os.replace(part, output)
-
-
-def check_output(output: Path) -> None:
-    """Refuse a file that cannot be written, before any work is done.
-
-    Raises:
-        UsageError: If it is there already or its folder cannot be written to.
-    """
-    if output.exists():
-        raise UsageError(f"--output {output} is there already; remove it or choose another name")
-    folder = next(path for path in output.absolute().parents if path.exists())
-    if not folder.is_dir():
-        raise UsageError(f"--output {output}: {folder} is a file, but a folder is due")
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"--output {output}: the folder {folder} cannot be written to")
 
 
 def read_published(path: str | Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
 from vaebm.checkpoint import read_checkpoint, vae_config
 from vaebm.classifier_stage import ClassifierStage
-from vaebm.config_files import ConfigByName, EvaluationConfig
+from vaebm.config_files import ConfigByName, EvaluationConfig, vae_of_sibling
 from vaebm.datamodules import datamodules
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError, cause_of
@@ -41,8 +41,9 @@ def one_line(message: str, parser: LightningArgumentParser) -> str:
     wrong_option = re.search(r"unrecognized arguments: (--[\w.]+)", text)
     wrong_key = re.search(r"Option '([\w.]+)' is not accepted", text)
     wrong_class = re.search(r"dot import path string: (\w+)", text)
-    if text.endswith("are required: fit.model"):
-        return "vaebm fit needs a model: --config NAME of a config, or --model CLASS"
+    missing = re.search(r"are required: (\w+)\.model$", text)
+    if missing:
+        return f"vaebm {missing[1]} needs a model: --config NAME of a config, or --model CLASS"
     if wrong_option:
         options = [option for action in parser._actions for option in action.option_strings]
         return f"{text.split(' --')[0]} {wrong_option[1]}{closest(wrong_option[1], options)}"
@@ -67,15 +68,26 @@ def known_classes() -> list[str]:
     return stages + [n for r in (samplers, spaces, models, datamodules) for n in r.names()]
 
 
+def options_of(args: list[str], name: str) -> list[str]:
+    """All values of ``--name`` on a command line."""
+    found = []
+    for option, following in zip(args, [*args[1:], ""], strict=True):
+        if option == f"--{name}" or (name == "config" and option == "-c"):
+            found.append(following)
+        elif option.startswith(f"--{name}="):
+            found.append(option.partition("=")[2])
+    return found
+
+
 def checkpoint_of(args: list[str]) -> str | None:
     """The value of ``--ckpt_path`` on a command line, the last one if there are several."""
-    found = None
-    for option, following in zip(args, [*args[1:], ""], strict=True):
-        if option == "--ckpt_path":
-            found = following
-        elif option.startswith("--ckpt_path="):
-            found = option.partition("=")[2]
-    return found
+    return next(reversed(options_of(args, "ckpt_path")), None)
+
+
+def has_no_vae(model: Namespace | None) -> bool:
+    """Whether settings of a stage 2 name no VAE, neither a checkpoint nor an architecture."""
+    init_args = model.get("init_args", {}) if model is not None else {}
+    return init_args.get("vae") is None and init_args.get("vae_checkpoint") is None
 
 
 class VAEBMCLI(LightningCLI):
@@ -88,6 +100,7 @@ class VAEBMCLI(LightningCLI):
 
     def __init__(self, args: list[str], **kwargs: Any) -> None:
         ckpt_path = checkpoint_of(args)
+        self.args = args
         self.checkpoint = read_checkpoint(ckpt_path) if ckpt_path else None
         self.name = next((arg for arg in args if arg in self.subcommands()), "")
         self.evaluates = self.checkpoint is not None and self.name not in ("", "fit")
@@ -106,14 +119,16 @@ class VAEBMCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's subcommands and `sample`."""
-        return {**LightningCLI.subcommands(), "sample": {"model", "datamodule", "weights_only"}}
+        """Lightning's subcommands, `sample` and `benchmark`."""
+        own = {name: {"model", "datamodule", "weights_only"} for name in ("sample", "benchmark")}
+        return {**LightningCLI.subcommands(), **own}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with defaults from the checkpoint."""
         parser_of = self._subcommand_parsers
+        if self.name in ("sample", "benchmark"):
+            parser_of[self.name].set_defaults({"trainer.logger": False})
         if self.name == "sample":
-            parser_of["sample"].set_defaults({"trainer.logger": False})
             if self.checkpoint is None and not {"-h", "--help"} & set(args):
                 raise UsageError("vaebm sample needs --ckpt_path PATH of a checkpoint")
         if self.evaluates and self.checkpoint is not None:
@@ -134,9 +149,14 @@ class VAEBMCLI(LightningCLI):
         return defaults
 
     def _parse_ckpt_path(self) -> None:
-        """Take the VAE from the checkpoint: a stage-2 file stands alone."""
+        """Take the VAE from the checkpoint: a stage-2 file stands alone.
+
+        A benchmark without one takes the architecture of the config of stage 1.
+        """
         model = self.config[self.config.subcommand].get("model")
         config = vae_config(self.checkpoint) if self.checkpoint else None
+        if self.name == "benchmark" and not self.checkpoint and has_no_vae(model):
+            config = next(filter(None, map(vae_of_sibling, options_of(self.args, "config"))), None)
         if config and model is not None and "vae_checkpoint" in model.get("init_args", {}):
             # The whole model, because jsonargparse cannot merge keys into a `vae: null`.
             whole = self.config[self.config.subcommand].pop("model").as_dict()
@@ -157,9 +177,9 @@ class VAEBMCLI(LightningCLI):
                 "--ckpt_path is a checkpoint of weights alone, as `vaebm convert` writes it: no "
                 "training can be resumed from it, but --model.vae_checkpoint takes it for stage 2"
             )
-        if self.subcommand != "fit" and config.get("ckpt_path") is None:
+        if self.subcommand not in ("fit", "benchmark") and config.get("ckpt_path") is None:
             raise UsageError(f"vaebm {self.subcommand} needs --ckpt_path PATH of a checkpoint")
-        if self.subcommand != "sample" and config.get("data") is None:
+        if self.subcommand not in ("sample", "benchmark") and config.get("data") is None:
             raise UsageError(f"vaebm {self.subcommand} needs data: --config NAME, or --data CLASS")
 
     def after_fit(self) -> None:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vaebm.errors import UsageError
 from vaebm.noise import RowGenerators
 from vaebm.plotting import draw, save, stretched, tile, to_uint8
 from vaebm.stage import Stage
@@ -77,15 +76,6 @@ def gather(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
         parts = [part for rank in ranks for part in rank]
     index = torch.cat([index for index, _ in parts])
     return torch.cat([samples for _, samples in parts])[index.argsort()]
-
-
-def check_output(output: Path) -> None:
-    """Refuse an output folder that cannot be one, before any work is done."""
-    for path in (output, *output.parents):
-        if path.exists():
-            if not path.is_dir():
-                raise UsageError(f"--output {output}: {path} is a file, but a folder is due")
-            return
 
 
 def write_samples(

@@ -1,18 +1,21 @@
-"""Lightning's Trainer with one more thing to do: sample."""
+"""Lightning's Trainer with more to do: sample and benchmark."""
 
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
+from vaebm.benchmark import Settings, benchmark, table, write
 from vaebm.checkpoint import read_checkpoint
+from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError
-from vaebm.sampling import SampleLoop, SampleOptions, check_output, gather, write_samples
+from vaebm.outputs import check_file, check_folder
+from vaebm.sampling import SampleLoop, SampleOptions, gather, write_samples
 from vaebm.stage import Stage
 
 
 class VAEBMTrainer(Trainer):
-    """Lightning's Trainer with `sample`."""
+    """Lightning's Trainer with `sample` and `benchmark`."""
 
     def sample(
         self,
@@ -64,15 +67,12 @@ class VAEBMTrainer(Trainer):
             raise UsageError(
                 f"{type(model).__name__} draws no samples: give a checkpoint of stage 1 or 2"
             )
-        numbers = {"num_samples": num_samples, "batch_size": batch_size, "num_steps": num_steps}
-        for name, value in numbers.items():
-            if value is not None and value < 1:
-                raise UsageError(f"--{name} is {value}, but at least 1 is due")
+        require_positive(num_samples=num_samples, batch_size=batch_size, num_steps=num_steps)
         if temperature <= 0 or recalibrations < 0:
             raise UsageError("--temperature must be above 0, and --recalibrations 0 or more")
         if stretch and len(model.vae.image_shape) == 1:
             raise UsageError("--stretch is for images, but this model draws points")
-        check_output(Path(output))
+        check_folder(Path(output))
         model.load_state_dict(read_checkpoint(ckpt_path)["state_dict"])
         loop = SampleLoop(model, SampleOptions(seed, num_steps, mean, temperature, recalibrations))
         loader: DataLoader[int] = DataLoader(
@@ -83,3 +83,63 @@ class VAEBMTrainer(Trainer):
         if self.is_global_zero:
             write_samples(samples, Path(output), model, individual=individual, stretch=stretch)
             print(f"{num_samples} samples: {Path(output) / 'samples.npz'}, grid.png")
+
+    def benchmark(
+        self,
+        model: Stage,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+        batch_size: int = 4,
+        num_steps: int | None = None,
+        rounds: int = 3,
+        compile: bool = True,
+        scaling: bool = True,
+        output: str = "benchmark.json",
+    ) -> None:
+        """Time stage 2 beside a straightforward implementation and this machine's limits.
+
+        Times a Langevin step and a whole training iteration of a baseline that computes everything
+        anew at each step, and of this package in float32, in bf16 and compiled, by turns. Prints
+        medians with their range, ratios, the share of the time that the step's convolutions take
+        alone, the peak of memory, samples per second, and how the cost grows with steps, batch and
+        latent groups; writes them to a JSON file and draws them beside it. No data is needed, and
+        no trained VAE: times do not depend on weights.
+
+        Args:
+            model: Stage 2.
+            datamodule: Not used; accepted because a config may hold one.
+            ckpt_path: Checkpoint of stage 2 to take the networks from.
+            weights_only: Not used; checkpoints are always loaded as weights only.
+            batch_size: Images and chains at once.
+            num_steps: Steps of a chain, instead of the sampler's own number.
+            rounds: How often each is timed.
+            compile: Time compiled chains too, which takes minutes of compiling.
+            scaling: Time other batches, chain lengths and numbers of groups too.
+            output: JSON file to write.
+
+        Raises:
+            UsageError: If an argument makes no sense.
+        """
+        if not isinstance(model, EBMStage):
+            raise UsageError(f"vaebm benchmark times stage 2, not {type(model).__name__}")
+        if self.world_size > 1:
+            raise UsageError("vaebm benchmark times one process: give --trainer.devices 1")
+        require_positive(batch_size=batch_size, num_steps=num_steps, rounds=rounds)
+        target = Path(output)
+        check_file(target, replace=True)
+        settings = Settings(batch_size, num_steps, rounds, compile, scaling)
+        figures = benchmark(model.to(self.strategy.root_device), settings)
+        print("\n".join(table(figures)))
+        print(f"benchmark: {target} {write(figures, target)}")
+
+
+def require_positive(**numbers: int | None) -> None:
+    """Refuse options below 1.
+
+    Raises:
+        UsageError: Names the option.
+    """
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} is {value}, but at least 1 is due")

@@ -1,0 +1,36 @@
+"""Refuses places that cannot be written to before any work is done."""
+
+import os
+from pathlib import Path
+
+from vaebm.errors import UsageError
+
+
+def check_folder(output: Path) -> None:
+    """Refuse an output folder that cannot be one.
+
+    Raises:
+        UsageError: If it is a file, lies below one, or cannot be written to.
+    """
+    place = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise UsageError(f"--output {output}: {place} is a file, but a folder is due")
+    if not os.access(place, os.W_OK):
+        raise UsageError(f"--output {output}: the folder {place} cannot be written to")
+
+
+def check_file(output: Path, *, replace: bool) -> None:
+    """Refuse an output file that cannot be written.
+
+    Args:
+        output: The file.
+        replace: Whether one that is there already may be replaced.
+
+    Raises:
+        UsageError: If it is there already or a folder, or its folder cannot be written to.
+    """
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder, but a file is due")
+    if output.exists() and not replace:
+        raise UsageError(f"--output {output} is there already; remove it or choose another name")
+    check_folder(output.absolute().parent)
