@@ -40,7 +40,7 @@ def trained(stage: EBMStage, iterations: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     for index in range(iterations):
         optimizer.zero_grad()
-        image = torch.rand(4, *stage.vae.image_shape, generator=generator)
+        image = torch.rand(4, *stage.vae.image_shape, generator=generator).to(stage.device)
         losses.append(stage.training_step(image, index))
         losses[-1].backward()
         bound_gradients(optimizer)

@@ -1,6 +1,7 @@
 """The same on a GPU: trainings, chains, samples. Skipped where there is none."""
 
-from contextlib import chdir
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,17 @@ import pytest
 import torch
 
 from tests.runs import LAST, STAGE_1, STAGE_2, fit, overlay
+from tests.test_benchmark import stage_on_nvae, trained
+from tests.test_chain_networks import small_energy
 from tests.test_nvae_runs import NVAE_ON_DIGITS
 from tests.training import ebm_stage, same_weights, saver, small_trainer, toy_data
+from vaebm.acceleration import GraphedPotential
+from vaebm.benchmark.baseline import Baseline
+from vaebm.chain_potential import ChainPotential
 from vaebm.cli import main
 from vaebm.models import NVAE, ResidualEnergy
 from vaebm.noise import RowGenerators, standard_normal
-from vaebm.samplers import LangevinSampler, MALASampler, ReplayBuffer, Sampler
+from vaebm.samplers import LangevinSampler, MALASampler, ReplayBuffer, Sampler, value_and_grad
 from vaebm.spaces import DataSpace, JointSpace, NoiseSpace, Space
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU at hand")
@@ -56,6 +62,57 @@ def test_a_chain_is_that_of_the_cpu(space: Space, sampler: Sampler) -> None:
         with torch.backends.cudnn.flags(allow_tf32=False):
             ends.append(sampler.run(potential, start, generator=generator)[0].cpu())
     torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-4)
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Whatever makes the host wait for the device is an error inside."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_recorded_gradient_is_the_plain_one_also_after_a_training_step() -> None:
+    vae, energy, chains = small_nvae().cuda(), small_energy().cuda(), ChainPotential()
+    space = NoiseSpace()
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        for batch_size in (2, 4, 2):
+            potential = chains.of(space, vae, energy)
+            assert isinstance(potential, GraphedPotential)
+            for _ in range(6):
+                state = torch.randn(batch_size, vae.noise_dim, device="cuda")
+                found = potential.value_and_grad(state)
+                plain = value_and_grad(space.potential(vae, energy.eval()), state)
+                torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
+            with torch.no_grad():
+                for parameter in energy.parameters():
+                    parameter.mul_(1.1)
+        assert potential.works
+        assert len(potential.recordings) == 2
+
+
+@pytest.mark.parametrize("sampler", [LangevinSampler(10, 1e-3), MALASampler(10, 1e-3)])
+def test_the_host_does_not_wait_inside_a_chain(sampler: Sampler) -> None:
+    stage = stage_on_nvae().cuda()
+    stage.sampler = sampler
+    generator = torch.Generator("cuda").manual_seed(0)
+    start = stage.space.start(stage.decoder, 2, generator=generator)
+    stage.run_chains(start, generator)  # records
+    with no_waiting():
+        stage.run_chains(start, generator)
+    with pytest.raises(RuntimeError, match="synchronizing"), no_waiting():
+        start.sum().item()
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to .self.log")
+def test_a_training_is_the_same_as_the_straightforward_one() -> None:
+    stage = stage_on_nvae().cuda()
+    plain = Baseline.of(stage).cuda()
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        found, expected = trained(stage, 20), trained(plain, 20)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_rows_draw_on_the_gpu_whatever_the_batch() -> None:
