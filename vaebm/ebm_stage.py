@@ -17,7 +17,6 @@ from vaebm.contrast import check_contrast, gap_loss, magnitude, squared_offset, 
 from vaebm.distributions import at_least_float32
 from vaebm.errors import UsageError
 from vaebm.models.base import VAE, Energy
-from vaebm.models.layers import cached_weights
 from vaebm.samplers.base import Potential, Sampler, StepInfo
 from vaebm.samplers.replay import ReplayBuffer
 from vaebm.signs import chain_signs, energy_signs
@@ -173,13 +172,14 @@ class EBMStage(Stage):
             Images ``(B, C, H, W)`` or points ``(B, 2)``, the chains' ends ``(B, D)`` and their
             infos ``(K, B)``.
         """
-        start = self.space.start(self.decoder, batch_size, generator=generator)
+        decoder = self.decoder
+        start = self.space.start(decoder, batch_size, generator=generator)
         if self.replay is not None:
             start = self.replay.mix(start, self.global_step, generator=generator)
         state, info = self.run_chains(start, generator)
         if self.replay is not None:
             self.replay.push(state)
-        return self.space.image(self.decoder, state, mean=self.contrast == "mean"), state, info
+        return self.space.image(decoder, state, mean=self.contrast == "mean"), state, info
 
     def run_chains(
         self, start: Tensor, generator: Generator | None, num_steps: int | None = None
@@ -191,8 +191,7 @@ class EBMStage(Stage):
     @contextmanager
     def frozen_potential(self) -> Iterator[Potential]:
         """U of the chains, for a time in which weights do not change: each is computed once."""
-        with cached_weights(self.vae):
-            yield self.chain_potential.of(self.space, self.vae, self.energy)
+        yield self.chain_potential.of(self.space, self.vae, self.energy)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The contrastive loss with its penalties."""

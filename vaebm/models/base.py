@@ -206,7 +206,7 @@ class VAE(NoiseDecoder):
         """The same generator with all that is constant during a chain computed, without encoder.
 
         In evaluation mode alone; later changes of the VAE do not reach it. A VAE that has nothing
-        to compute in advance gives itself.
+        to compute in advance gives itself; chains then run on a copy with constant weights.
         """
         return self
 
