@@ -175,25 +175,25 @@ def scores_of(terms: dict[str, Tensor]) -> Scores:
 
 
 def draw_histograms(scores: Mapping[str, Tensor], kind: str) -> Figure:
-    """Training and test images against each other, and against all other sets."""
+    """Training and test images against each other, and test images against all other sets.
+
+    Values beyond the limits of a panel are in its outer bars: a few far ones would leave one bar
+    for all others.
+    """
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    both = torch.cat([scores["train"], scores["test"]])
+    both = {name: scores[name] for name in ("train", "test")}
     others = {name: values for name, values in scores.items() if name != "train"}
-    for axis, shown in ((left, {k: scores[k] for k in ("train", "test")}), (right, others)):
-        # A few far values would leave one bar for all others.
-        low, high = (both.quantile(q) for q in (0.001, 0.999))
-        if axis is right:
-            quantiles = [values.quantile(0.02) for values in shown.values()]
-            low, high = (
-                min([low, *quantiles]),
-                max([high, *(v.quantile(0.98) for v in shown.values())]),
-            )
+    near = quantiles(both, 0.001)
+    low, high = quantiles(others, 0.02)
+    reach = 2 * (near[1] - near[0])
+    wide = (max(low, near[0] - reach), min(high, near[1] + reach))
+    for axis, shown, limits in ((left, both, near), (right, others, wide)):
         for name, values in shown.items():
             axis.hist(
-                values.clamp(low, high).numpy(),
+                values.clamp(*limits).numpy(),
                 bins=min(60, 2 * isqrt(len(values))),
-                range=(float(low), float(high)),
+                range=limits,
                 density=True,
                 histtype="step",
                 label=f"{name}, {len(values):,}",
@@ -201,6 +201,13 @@ def draw_histograms(scores: Mapping[str, Tensor], kind: str) -> Figure:
         axis.set(xlabel=LABELS[kind], ylabel="density")
         axis.legend(fontsize="small")
     return figure
+
+
+def quantiles(scores: Mapping[str, Tensor], tail: float) -> tuple[float, float]:
+    """Limits that leave out at most a tail of each set on each side."""
+    lows = [float(values.quantile(tail)) for values in scores.values()]
+    highs = [float(values.quantile(1 - tail)) for values in scores.values()]
+    return min(lows), max(highs)
 
 
 def write(rows: Sequence[Row], folder: Path, figure: Figure) -> None:
