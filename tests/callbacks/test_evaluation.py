@@ -87,6 +87,24 @@ def test_draws_of_different_batches_differ() -> None:
     assert len(points.unique(dim=0)) == 40
 
 
+@pytest.mark.parametrize("callback", [ClassifierFrechet(20), SampleSteps((1, 2), 20)])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_samples_are_drawn_in_the_precision_of_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, callback: Callback, precision: str
+) -> None:
+    stage, seen = digits_stage(), []
+    chains = stage.run_chains
+
+    def spy(*args: Any, **options: Any) -> Any:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return chains(*args, **options)
+
+    monkeypatch.setattr(stage, "run_chains", spy)
+    trainer = small_trainer(tmp_path, callback, precision=precision)
+    trainer.test(stage, Bars(), verbose=False)
+    assert set(seen) == {precision == "bf16-mixed"}
+
+
 def test_draws_of_no_stage_are_refused() -> None:
     with pytest.raises(UsageError, match="LightningModule cannot sample"):
         draw_panels(LightningModule(), 3)

@@ -61,7 +61,11 @@ class ClassifierFrechet(Callback):
             distances = Distances(classifier, test)
             pl_module.log("test/frechet_train_set", distances.to(train[: self.num_samples]))
         samples = draw_panels(
-            pl_module, self.num_samples, num_steps=self.num_steps, seed=self.sample_seed
+            pl_module,
+            self.num_samples,
+            num_steps=self.num_steps,
+            seed=self.sample_seed,
+            precision=trainer.precision_plugin.forward_context,
         )
         for title, images in samples.items():
             pl_module.log(f"test/frechet_{title.lower()}", distances.to(images))

@@ -1,6 +1,7 @@
 """Samples for evaluation, drawn in batches and the same every time."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -63,6 +64,7 @@ def draw_panels(
     num_steps: int | None = None,
     batch_size: int = 100,
     seed: int = 1,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, Tensor]:
     """Samples of every model that a stage holds, by title.
 
@@ -72,6 +74,7 @@ def draw_panels(
         num_steps: Steps of a chain, instead of the sampler's own number.
         batch_size: Samples that are drawn at once.
         seed: Seed of the samples.
+        precision: Makes the context to draw in; a trainer's is that of its precision plugin.
 
     Returns:
         Images ``(num_samples, C, H, W)`` or points ``(num_samples, 2)``: ``VAE``, and ``VAEBM`` in
@@ -83,5 +86,6 @@ def draw_panels(
     for start in range(0, num_samples, batch_size):
         generator = generator_for(Purpose.PANELS, seed, start, device=pl_module.device)
         count = min(batch_size, num_samples - start)
-        parts.append(pl_module.panels(count, generator=generator, num_steps=num_steps))
+        with precision():
+            parts.append(pl_module.panels(count, generator=generator, num_steps=num_steps))
     return {title: torch.cat([part[title] for part in parts]) for title in parts[0]}

@@ -56,10 +56,11 @@ class SampleGrid(Callback):
         if not trainer.is_global_zero:
             return
         data = first_images(loader, self.num_samples)
+        precision = trainer.precision_plugin.forward_context
         panels = {
             "data": data,
             **self._pictures_of(pl_module, data),
-            **draw_panels(pl_module, self.num_samples),
+            **draw_panels(pl_module, self.num_samples, precision=precision),
         }
         figure = draw(panels, getattr(pl_module, "energy", None))
         step = trainer.global_step

@@ -64,7 +64,9 @@ class SampleSteps(Callback):
         distances = Distances(classifier, labelled(data.parts.train, pl_module.device)[0])
         test = labelled(data.parts.test, pl_module.device)[0]
         rows = []
-        for steps, images in self.samples(pl_module).items():
+        with trainer.precision_plugin.forward_context():
+            drawn = self.samples(pl_module)
+        for steps, images in drawn.items():
             energy = mean_energy(pl_module, images)
             rows.append((steps, float(distances.to(images)), float(energy)))
             pl_module.log(f"test/frechet_steps_{steps}", rows[-1][1])

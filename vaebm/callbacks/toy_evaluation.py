@@ -67,7 +67,10 @@ class ToyEvaluation(Callback):
         self, pl_module: LightningModule, data: GaussianModesDataModule
     ) -> dict[str, Tensor]:
         figures: dict[str, Tensor] = {}
-        panels = draw_panels(pl_module, self.num_samples, num_steps=self.num_steps)
+        precision = pl_module.trainer.precision_plugin.forward_context
+        panels = draw_panels(
+            pl_module, self.num_samples, num_steps=self.num_steps, precision=precision
+        )
         for title, samples in panels.items():
             coverage = ModeCoverage(data.centers, radius=4 * data.std).to(samples.device)
             coverage.update(samples)

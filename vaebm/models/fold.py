@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vaebm.models.cells import Cell
+from vaebm.models.fast_elu import FastELU
 from vaebm.models.frozen_conv import FrozenConv2d
 from vaebm.models.tower import Generator
 
@@ -53,6 +54,8 @@ def plain(module: Module) -> Module:
                 layer.register_parameter(name, nn.Parameter(weight, requires_grad=False))
         if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
             layer.__class__ = FrozenConv2d
+        if type(layer) is nn.ELU:
+            layer.__class__ = FastELU
     for parameter in twin.parameters():
         parameter.grad = None
     return twin
