@@ -19,7 +19,6 @@ ORDER = [
     "vaebm",
     "errors",
     "outputs",
-    "allocation",
     "registry",
     "configurable",
     "noise",

@@ -8,7 +8,6 @@ import lightning.pytorch.cli as lightning_cli
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from vaebm.allocation import keep_freed_memory
 from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
 from vaebm.checkpoint import read_checkpoint, vae_config
 from vaebm.classifier_stage import ClassifierStage
@@ -209,7 +208,6 @@ def run(args: list[str]) -> None:
     Raises:
         UsageError: If the command line makes no sense.
     """
-    keep_freed_memory()
     for registry in (samplers, spaces, models, datamodules):
         registry.load_plugins()
     VAEBMCLI(
