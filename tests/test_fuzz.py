@@ -3,6 +3,7 @@
 ``VAEBM_FUZZ=10 pytest tests/test_fuzz.py -m slow`` makes ten times as many as the usual test.
 """
 
+import logging
 import os
 import random
 import signal
@@ -103,6 +104,8 @@ def trial(
     """A folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    # Handlers that an earlier test set up write to its streams, which are closed.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
     return Trial(tmp_path, capsys)
 
 

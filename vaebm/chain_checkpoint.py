@@ -1,6 +1,5 @@
 """Keeps persistent chains across interruptions."""
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
+from vaebm.atomic_io import write_atomically
 from vaebm.errors import DataError, UsageError
 from vaebm.samplers.replay import ReplayBuffer
 
@@ -42,9 +42,7 @@ class ChainCheckpoint(Callback):
         path = self._file(folder, checkpoint["global_step"], trainer.global_rank)
         if path == self._written:  # several checkpoints of one step share their chains
             return
-        temporary = path.with_suffix(".tmp")
-        torch.save(self.replay.state_dict(), temporary)
-        os.replace(temporary, path)
+        write_atomically(path, self.replay.state_dict())
         for old in self._files(folder, trainer.global_rank)[: -self.keep]:
             old.unlink(missing_ok=True)
         self._written = path
@@ -58,6 +56,10 @@ class ChainCheckpoint(Callback):
         step = checkpoint["global_step"]
         folder = Path(str(trainer.ckpt_path)).parent / "chains"
         path = self._file(folder, step, trainer.global_rank)
+        ranks = sorted(folder.glob(f"step={step}-rank=*.pt"))
+        if ranks and len(ranks) != trainer.world_size:
+            self._redistribute(ranks, trainer)
+            return
         if path.is_file():
             self.replay.load_state_dict(_read(path))
             return
@@ -68,6 +70,17 @@ class ChainCheckpoint(Callback):
                 "from the newest checkpoint, or remove that folder to start the chains afresh"
             )
         rank_zero_warn(f"no chains beside the checkpoint ({path}): they start afresh")
+
+    def _redistribute(self, paths: list[Path], trainer: Trainer) -> None:
+        """Share out the chains of another number of processes, if that is wanted."""
+        if not self.replay.redistribute:
+            raise UsageError(
+                f"{paths[0].parent} holds the chains of {len(paths)} processes, but this training "
+                f"has {trainer.world_size}: resume with {len(paths)}, or deal the chains out again "
+                "with --model.replay.redistribute true"
+            )
+        states = [_read(path) for path in paths]
+        self.replay.load_share(states, trainer.global_rank, trainer.world_size)
 
     @staticmethod
     def _save_folder(trainer: Trainer) -> Path:

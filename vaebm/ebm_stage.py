@@ -157,8 +157,9 @@ class EBMStage(Stage):
         return self.energy.parameters()
 
     def configure_callbacks(self) -> list[Callback]:
-        """Checkpoint the persistent chains."""
-        return [ChainCheckpoint(self.replay)] if self.replay is not None else []
+        """Those of every training; checkpoints with the persistent chains beside them."""
+        chains = [ChainCheckpoint(self.replay)] if self.replay is not None else []
+        return [*super().configure_callbacks(), *chains]
 
     @torch.no_grad()
     def negatives(self, batch_size: int, generator: Generator) -> tuple[Tensor, Tensor, StepInfo]:

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import lightning.pytorch.cli as lightning_cli
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
 
 from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
 from vaebm.checkpoint import read_checkpoint, vae_config
@@ -15,6 +16,7 @@ from vaebm.config_files import ConfigByName, EvaluationConfig, vae_of_sibling
 from vaebm.datamodules import datamodules
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError, cause_of
+from vaebm.last_checkpoint import LAST, folders_of, last_checkpoint
 from vaebm.models import models
 from vaebm.registry import unknown_name
 from vaebm.samplers import samplers
@@ -101,8 +103,9 @@ class VAEBMCLI(LightningCLI):
     def __init__(self, args: list[str], **kwargs: Any) -> None:
         ckpt_path = checkpoint_of(args)
         self.args = args
-        self.checkpoint = read_checkpoint(ckpt_path) if ckpt_path else None
         self.name = next((arg for arg in args if arg in self.subcommands()), "")
+        is_path = ckpt_path and ckpt_path != LAST
+        self.checkpoint = read_checkpoint(ckpt_path) if ckpt_path and is_path else None
         self.evaluates = self.checkpoint is not None and self.name not in ("", "fit")
         super().__init__(args=args, **kwargs)
 
@@ -153,7 +156,10 @@ class VAEBMCLI(LightningCLI):
 
         A benchmark without one takes the architecture of the config of stage 1.
         """
-        model = self.config[self.config.subcommand].get("model")
+        settings = self.config[self.config.subcommand]
+        if settings.get("ckpt_path") == LAST:
+            settings.ckpt_path, self.checkpoint = self._last_checkpoint(settings)
+        model = settings.get("model")
         config = vae_config(self.checkpoint) if self.checkpoint else None
         if self.name == "benchmark" and not self.checkpoint and has_no_vae(model):
             config = next(filter(None, map(vae_of_sibling, options_of(self.args, "config"))), None)
@@ -164,6 +170,18 @@ class VAEBMCLI(LightningCLI):
             self.config = self.parser.parse_object(
                 {self.config.subcommand: {"model": whole}}, self.config
             )
+
+    def _last_checkpoint(self, settings: Namespace) -> tuple[str | None, dict[str, Any] | None]:
+        """Path and content of the checkpoint to go on from, none before the first."""
+        if self.name != "fit":
+            raise UsageError(f"--ckpt_path {LAST} is for vaebm fit: give vaebm {self.name} a path")
+        folders = folders_of(settings.trainer.as_dict())
+        path = last_checkpoint(folders)
+        if path is None:
+            where = " or ".join(map(str, folders))
+            rank_zero_info(f"no checkpoint below {where} yet: the training starts at its beginning")
+            return None, None
+        return str(path), read_checkpoint(path)
 
     def before_instantiate_classes(self) -> None:
         """Say what is missing before Lightning does."""

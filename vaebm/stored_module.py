@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 
+from vaebm.atomic_io import AtomicCheckpointIO
 from vaebm.configurable import Configurable, class_path, to_config
 from vaebm.errors import DataError, UsageError
+from vaebm.stop_on_signal import StopOnSignal
 
 
 class StoredModule(Configurable, LightningModule):
@@ -25,6 +27,11 @@ class StoredModule(Configurable, LightningModule):
                 "_instantiator": "lightning.pytorch.cli.instantiate_module",
             }
         )
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Write checkpoints whole, and one more when the training is asked to end."""
+        AtomicCheckpointIO.use_in(self.trainer)
+        return [StopOnSignal()]
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

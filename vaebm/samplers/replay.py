@@ -1,5 +1,7 @@
 """Persistent chains: a ring of earlier chain ends from which some chains start again."""
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ class ReplayBuffer(Configurable):
         reuse_prob: Largest probability of reuse, in [0, 1].
         ramp_steps: Training steps until it is reached.
         device: Where the ring lies: ``cpu``, or ``cuda`` to save copies.
+        redistribute: Resume on another number of processes, with the chains of all of them dealt
+            out again; no training on one number of processes is the same as that.
 
     References:
         VAEBM (Xiao, Kreis, Kautz, Vahdat, 2021), section 3.2, "persistent chains".
@@ -33,6 +37,7 @@ class ReplayBuffer(Configurable):
         reuse_prob: float = 0.6,
         ramp_steps: int = 5_000,
         device: str = "cpu",
+        redistribute: bool = False,
     ) -> None:
         if not 0 <= reuse_prob <= 1:
             raise UsageError(f"reuse_prob is {reuse_prob}, but a probability is in [0, 1]")
@@ -42,6 +47,7 @@ class ReplayBuffer(Configurable):
         self.reuse_prob = reuse_prob
         self.ramp_steps = ramp_steps
         self.device = device
+        self.redistribute = redistribute
         # Allocated at the first push: the dimension is known then, and the copy of the model that
         # weight averaging makes before training does not double the memory.
         self._ring: Tensor | None = None
@@ -113,6 +119,25 @@ class ReplayBuffer(Configurable):
         """The stored chains and where the ring stands, as tensors and integers."""
         ring = torch.empty(0, 0) if self._ring is None else self._ring[: self._size].clone()
         return {"ring": ring, "next": self._next, "capacity": self.capacity}
+
+    def load_share(self, states: Sequence[dict[str, Any]], rank: int, world_size: int) -> None:
+        """Take every n-th of the chains that several buffers gave, the newest if they are too many.
+
+        Args:
+            states: What `state_dict` gave, of all ranks.
+            rank: Which share to take.
+            world_size: Number of shares n.
+        """
+        rings = [
+            # The oldest first, as they were pushed.
+            state["ring"].roll(-state["next"] if len(state["ring"]) == state["capacity"] else 0, 0)
+            for state in states
+        ]
+        newest_first = zip_longest(*(reversed(ring) for ring in rings))
+        chains = [chain for chains in newest_first for chain in chains if chain is not None]
+        self._ring, self._next, self._size = None, 0, 0
+        if chains[rank::world_size]:
+            self.push(torch.stack(chains[rank::world_size]).flip(0))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave.

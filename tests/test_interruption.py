@@ -1,0 +1,222 @@
+"""Trainings that are interrupted, and go on with ``--ckpt_path last``."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.runs import STAGE_2, overlay, run, trained
+from tests.training import ebm_stage, same_weights, saver, small_trainer, toy_data
+from vaebm.atomic_io import AtomicCheckpointIO, write_atomically
+from vaebm.last_checkpoint import folders_of, last_checkpoint
+from vaebm.samplers import ReplayBuffer
+
+REPLAY = {"class_path": "vaebm.samplers.ReplayBuffer", "init_args": {"capacity": 120}}
+SAVER = {
+    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+    "init_args": {"filename": "{step}", "every_n_train_steps": 1, "save_last": True},
+}
+AVERAGE = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging"}
+
+
+def settings(steps: int) -> dict[str, Any]:
+    """Stage 2 with persistent chains and averaged weights, saved at every step."""
+    model = {"init_args": {**STAGE_2["model"]["init_args"], "replay": REPLAY}}  # type: ignore[index]
+    trainer = {**STAGE_2["trainer"], "max_steps": steps, "callbacks": [AVERAGE, SAVER]}
+    return {**STAGE_2, "model": model, "trainer": trainer}
+
+
+def start(folder: Path, steps: int) -> subprocess.Popen[str]:
+    """Start a training that goes on from its last checkpoint."""
+    folder.mkdir(exist_ok=True)
+    small = overlay(folder / "small.yaml", settings(steps))
+    args = ["fit", "--config", "gaussians25_ebm.yaml", "--config", str(small)]
+    args += ["--model.vae_checkpoint", str(trained().vae), "--ckpt_path", "last"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "vaebm.cli", *args],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("step=*.ckpt"))
+
+
+def end_of(folder: Path) -> dict[str, Any]:
+    """The last checkpoint of a run."""
+    path = last_checkpoint([folder])
+    assert path is not None
+    return torch.load(path, weights_only=True)
+
+
+def assert_same_end(first: Path, second: Path) -> None:
+    ends = end_of(first), end_of(second)
+    assert ends[0]["global_step"] == ends[1]["global_step"]
+    for key in ("state_dict", "current_model_state"):
+        assert same_weights(ends[0][key], ends[1][key])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGUSR1", 138)])
+def test_a_signal_saves_and_the_training_goes_on_as_if_nothing_had_been(
+    tmp_path: Path, number: str, code: int
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert start(whole, 400).wait(120) == 0
+    process = start(parts, 400)
+    while not checkpoints(parts):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(getattr(signal, number))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert f"{number} ends this training at step" in output
+    assert "Traceback" not in output
+    assert end_of(parts)["global_step"] < 400
+    assert start(parts, 400).wait(120) == 0
+    assert_same_end(whole, parts)
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_change_nothing(tmp_path: Path) -> None:
+    """``VAEBM_KILLS=50`` for more of them; every step writes two checkpoints and the chains."""
+    kills, steps = int(os.environ.get("VAEBM_KILLS", "3")), 400
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert start(whole, steps).wait(120) == 0
+    chance = torch.Generator().manual_seed(0)
+    done = 0
+    while done < kills:
+        process, before = start(parts, steps), len(checkpoints(parts))
+        while len(checkpoints(parts)) == before and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(float(torch.rand((), generator=chance)) * 1.5 / kills)
+        number = (signal.SIGKILL, signal.SIGTERM)[done % 2]
+        process.send_signal(number)
+        assert process.wait(60) in (-9, 143), process.communicate()[0]
+        done += 1
+    assert end_of(parts)["global_step"] < steps
+    assert start(parts, steps).wait(120) == 0
+    assert_same_end(whole, parts)
+    assert len(list(parts.rglob(".*.part"))) <= 2 * kills
+
+
+def test_a_checkpoint_is_there_in_full_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.ckpt"
+    write_atomically(path, {"step": 1})
+
+    def fail(content: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, {"step": 2})
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_every_training_writes_so(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, saver(tmp_path, 2))
+    trainer.fit(ebm_stage(), toy_data())
+    assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+    assert {p.suffix for p in tmp_path.iterdir()} == {".ckpt"}
+
+
+def test_a_full_disk_ends_the_training_in_one_line_and_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overlay(tmp_path / "small.yaml", settings(6))
+    sync, calls = os.fsync, []
+
+    def full(file: int) -> None:
+        calls.append(file)
+        if len(calls) > 6:
+            raise OSError(28, "No space left on device")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    args = ("fit", "--config", "gaussians25_ebm", "--config", "small.yaml")
+    result = run(capsys, *args, "--model.vae_checkpoint", trained().vae)
+    assert result.code == 1
+    assert len(result.errors) == 1
+    assert "No space left on device" in result.errors[0]
+    assert end_of(tmp_path)["global_step"] > 0
+
+
+def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    for step in (2, 4):
+        trainer = small_trainer(tmp_path, saver(tmp_path, 2), max_steps=step)
+        trainer.fit(ebm_stage(), toy_data())
+    for name in ("last.ckpt", "step=4.ckpt"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match="step=4.ckpt.*an older one is tried"):
+        found = last_checkpoint([tmp_path])
+    assert found is not None
+    assert found.name in ("step=2.ckpt", "step=2-v1.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "folder"),
+    [
+        ({"logger": {"init_args": {"save_dir": "runs", "name": "a"}}}, "runs/a"),
+        ({"logger": [{"init_args": {"save_dir": "runs", "name": "a"}}]}, "runs/a"),
+        ({"logger": {"init_args": {"save_dir": "w", "project": "p", "name": "n"}}}, "w/p"),
+        ({"logger": False, "default_root_dir": "here"}, "here/checkpoints"),
+        ({"logger": None}, "lightning_logs"),
+        ({}, "lightning_logs"),
+    ],
+)
+def test_the_folder_of_a_run_is_its_logger_s(trainer: dict[str, Any], folder: str) -> None:
+    assert folders_of(trainer) == [Path(folder)]
+    saver = {"init_args": {"dirpath": "d"}}
+    assert folders_of({**trainer, "callbacks": [saver]}) == [Path(folder), Path("d")]
+
+
+def test_without_a_checkpoint_the_training_starts_at_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overlay(tmp_path / "small.yaml", settings(2))
+    args = ["fit", "--config", "gaussians25_ebm", "--config", "small.yaml", "--ckpt_path", "last"]
+    assert run(capsys, *args, "--model.vae_checkpoint", trained().vae).code == 0
+    # The VAE comes from the checkpoint then.
+    assert run(capsys, *args, "--trainer.max_steps", 4).code == 0
+    assert end_of(tmp_path)["global_step"] == 4
+
+
+@pytest.mark.parametrize("command", ["test", "sample", "predict"])
+def test_last_is_for_trainings(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    result = run(capsys, command, "--config", "gaussians25_ebm", "--ckpt_path", "last")
+    assert result.code == 2
+    assert len(result.errors) == 1
+
+
+def test_chains_of_other_processes_are_dealt_out() -> None:
+    states = []
+    for rank in range(3):
+        buffer = ReplayBuffer(capacity=4)
+        for time_ in range(6):  # the first two are overwritten
+            buffer.push(torch.tensor([[10.0 * time_ + rank]]))
+        states.append(buffer.state_dict())
+    shares = []
+    for rank in range(2):
+        buffer = ReplayBuffer(capacity=5)
+        buffer.load_share(states, rank, 2)
+        shares.append(buffer.state_dict()["ring"].flatten().tolist())  # type: ignore[union-attr]
+    assert len(shares[0]) == len(shares[1]) == 5
+    # The newest ten of twelve, each once.
+    assert sorted(shares[0] + shares[1]) == [20, 30, 31, 32, 40, 41, 42, 50, 51, 52]
