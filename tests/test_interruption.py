@@ -157,16 +157,13 @@ def test_a_full_disk_ends_the_training_in_one_line_and_keeps_the_last_checkpoint
 
 
 def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
-    for step in (2, 4):
-        trainer = small_trainer(tmp_path, saver(tmp_path, 2), max_steps=step)
-        trainer.fit(ebm_stage(), toy_data())
+    small_trainer(tmp_path, saver(tmp_path, 2), max_steps=4).fit(ebm_stage(), toy_data())
     for name in ("last.ckpt", "step=4.ckpt"):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     with pytest.warns(UserWarning, match="step=4.ckpt.*an older one is tried"):
         found = last_checkpoint([tmp_path])
-    assert found is not None
-    assert found.name in ("step=2.ckpt", "step=2-v1.ckpt")
+    assert found == tmp_path / "step=2.ckpt"
 
 
 @pytest.mark.parametrize(
