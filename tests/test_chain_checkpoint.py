@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from tests.training import ebm_stage, saver, small_trainer, toy_data
 from vaebm.chain_checkpoint import ChainCheckpoint
 from vaebm.errors import DataError, UsageError
 from vaebm.samplers import ReplayBuffer
+from vaebm.stop_on_signal import StopOnSignal
 
 
 @pytest.fixture
@@ -60,8 +61,8 @@ def test_interrupted_writing_leaves_the_earlier_files(
     for step in (2, 4):
         write(callback, tmp_path, step)
 
-    def full_disk(value: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def full_disk(value: object, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError("no space left")
 
     monkeypatch.setattr(torch, "save", full_disk)
@@ -80,12 +81,12 @@ def test_stored_chains_are_the_buffer(replay: ReplayBuffer, tmp_path: Path) -> N
 
 
 def test_stage_with_a_buffer_brings_the_callback() -> None:
-    (callback,) = ebm_stage(ReplayBuffer()).configure_callbacks()
-    assert isinstance(callback, ChainCheckpoint)
+    callbacks = ebm_stage(ReplayBuffer()).configure_callbacks()
+    assert [type(callback) for callback in callbacks] == [StopOnSignal, ChainCheckpoint]
 
 
-def test_stage_without_a_buffer_brings_no_callback() -> None:
-    assert ebm_stage().configure_callbacks() == []
+def test_stage_without_a_buffer_does_not() -> None:
+    assert [type(callback) for callback in ebm_stage().configure_callbacks()] == [StopOnSignal]
 
 
 def test_resume_from_a_step_without_chains_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_defaults_are_recorded() -> None:
         "reuse_prob": 0.6,
         "ramp_steps": 5_000,
         "device": "cpu",
+        "redistribute": False,
     }
 
 

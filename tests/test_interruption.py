@@ -139,6 +139,7 @@ def test_a_full_disk_ends_the_training_in_one_line_and_keeps_the_last_checkpoint
 ) -> None:
     monkeypatch.chdir(tmp_path)
     overlay(tmp_path / "small.yaml", settings(6))
+    vae = trained().vae
     sync, calls = os.fsync, []
 
     def full(file: int) -> None:
@@ -149,7 +150,7 @@ def test_a_full_disk_ends_the_training_in_one_line_and_keeps_the_last_checkpoint
 
     monkeypatch.setattr(os, "fsync", full)
     args = ("fit", "--config", "gaussians25_ebm", "--config", "small.yaml")
-    result = run(capsys, *args, "--model.vae_checkpoint", trained().vae)
+    result = run(capsys, *args, "--model.vae_checkpoint", vae)
     assert result.code == 1
     assert len(result.errors) == 1
     assert "No space left on device" in result.errors[0]

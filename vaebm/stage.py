@@ -145,6 +145,7 @@ class Stage(StoredModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Refuse precisions that would round the chains, or that noise and data do not have."""
+        super().setup(stage)
         precision = self.trainer.precision
         if precision in ("16-true", "bf16-true", "transformer-engine-float16"):
             raise UsageError(f"precision {precision} would round the chains: use bf16-mixed")

@@ -29,9 +29,12 @@ class StoredModule(Configurable, LightningModule):
         )
 
     def configure_callbacks(self) -> list[Callback]:
-        """Write checkpoints whole, and one more when the training is asked to end."""
-        AtomicCheckpointIO.use_in(self.trainer)
+        """Save once more when the training is asked to end."""
         return [StopOnSignal()]
+
+    def setup(self, stage: str) -> None:
+        """Have checkpoints written whole or not at all."""
+        AtomicCheckpointIO.use_in(self.trainer)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
