@@ -22,8 +22,9 @@ def tensors() -> int:
     """Bytes of all tensors that are in use."""
     gc.collect()
     found = (thing for thing in gc.get_objects() if type(thing) in (Tensor, torch.nn.Parameter))
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}
-    return sum(storages.values())
+    # Other tests may have left tensors of other kinds.
+    plain = [t.untyped_storage() for t in found if t.layout is torch.strided and not t.is_meta]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in plain}.values())
 
 
 def resident() -> int:
