@@ -32,14 +32,14 @@ def settings(steps: int) -> dict[str, Any]:
     return {**STAGE_2, "model": model, "trainer": trainer}
 
 
-def start(folder: Path, steps: int) -> subprocess.Popen[str]:
+def start(folder: Path, steps: int, *options: str) -> subprocess.Popen[str]:
     """Start a training that goes on from its last checkpoint."""
     folder.mkdir(exist_ok=True)
     small = overlay(folder / "small.yaml", settings(steps))
     args = ["fit", "--config", "gaussians25_ebm.yaml", "--config", str(small)]
     args += ["--model.vae_checkpoint", str(trained().vae), "--ckpt_path", "last"]
     return subprocess.Popen(
-        [sys.executable, "-m", "vaebm.cli", *args],
+        [sys.executable, "-m", "vaebm.cli", *args, *options],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -66,6 +66,19 @@ def assert_same_end(first: Path, second: Path) -> None:
         assert same_weights(ends[0][key], ends[1][key])
 
 
+def interrupted(folder: Path, number: signal.Signals, *options: str) -> tuple[int, str]:
+    """Start a training of 400 steps, end it by a signal: its exit code and what it printed."""
+    process = start(folder, 400, *options)
+    while not checkpoints(folder):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert "Traceback" not in output
+    assert end_of(folder)["global_step"] < 400
+    return process.returncode, output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGUSR1", 138)])
 def test_a_signal_saves_and_the_training_goes_on_as_if_nothing_had_been(
@@ -73,18 +86,36 @@ def test_a_signal_saves_and_the_training_goes_on_as_if_nothing_had_been(
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert start(whole, 400).wait(120) == 0
-    process = start(parts, 400)
-    while not checkpoints(parts):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(getattr(signal, number))
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == code, output
+    found, output = interrupted(parts, getattr(signal, number))
+    assert found == code, output
     assert f"{number} ends this training at step" in output
-    assert "Traceback" not in output
-    assert end_of(parts)["global_step"] < 400
     assert start(parts, 400).wait(120) == 0
     assert_same_end(whole, parts)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path: Path) -> None:
+    both = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert start(whole, 400, *both).wait(120) == 0
+    code, output = interrupted(parts, signal.SIGTERM, *both)
+    assert code == 143, output
+    step = end_of(parts)["global_step"]
+    chains = {path.name for path in parts.rglob(f"step={step}-rank=*.pt")}
+    assert chains == {f"step={step}-rank={rank}.pt" for rank in (0, 1)}
+    one = start(parts, 400)
+    output, _ = one.communicate(timeout=60)
+    assert one.returncode == 2
+    assert "the chains of 2 processes, but this training has 1" in output
+    assert start(parts, 400, *both).wait(120) == 0
+    assert_same_end(whole, parts)
+
+
+@pytest.mark.slow
+def test_ctrl_c_tells_where_the_last_checkpoint_is(tmp_path: Path) -> None:
+    code, output = interrupted(tmp_path, signal.SIGINT)
+    assert code == 130, output
+    assert "the last checkpoint is" in output
 
 
 @pytest.mark.slow

@@ -12,14 +12,15 @@ from lightning.pytorch import Trainer
 def write_atomically(path: Path, content: Any) -> None:
     """Write what ``torch.save`` makes of some content beside its place, then move it there.
 
-    A process that dies in between leaves a hidden file, which the next one overwrites.
+    Several processes may write the same file at once. One that is killed in between leaves a hidden
+    file behind, with its number in the name.
 
     Args:
         path: The file; its folder is made.
         content: Tensors and plain data.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             torch.save(content, file)

@@ -1,6 +1,5 @@
 """Reading checkpoints of either stage: always ``weights_only``, always a one-line error."""
 
-import os
 import pickle
 import zipfile
 from argparse import Namespace
@@ -47,19 +46,6 @@ def load_data(path: str | Path, allowed: Sequence[type] = ()) -> Any:
             f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged, cut off or "
             "no checkpoint"
         ) from error
-
-
-def write_data(path: Path, content: Any) -> None:
-    """Write a file that `load_data` reads; several processes may write it at once.
-
-    Args:
-        path: The file; its folder is made.
-        content: Tensors and plain data.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(content, part)
-    os.replace(part, path)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -104,8 +104,8 @@ class VAEBMCLI(LightningCLI):
         ckpt_path = checkpoint_of(args)
         self.args = args
         self.name = next((arg for arg in args if arg in self.subcommands()), "")
-        is_path = ckpt_path and ckpt_path != LAST
-        self.checkpoint = read_checkpoint(ckpt_path) if ckpt_path and is_path else None
+        named = ckpt_path is not None and ckpt_path != LAST
+        self.checkpoint = read_checkpoint(str(ckpt_path)) if named else None
         self.evaluates = self.checkpoint is not None and self.name not in ("", "fit")
         super().__init__(args=args, **kwargs)
 

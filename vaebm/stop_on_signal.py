@@ -52,8 +52,8 @@ class StopOnSignal(Checkpoint):
         trainer.save_checkpoint(path)
         name = signal.Signals(self.received).name if self.received else "another process"
         rank_zero_info(
-            f"{name} ends this training at step {trainer.global_step}; --ckpt_path {path} or "
-            "--ckpt_path last goes on from here"
+            f"{name} ends this training at step {trainer.global_step}; it goes on with "
+            f"--ckpt_path {path}"
         )
         raise SystemExit(128 + (self.received or signal.SIGTERM))
 
@@ -62,13 +62,10 @@ class StopOnSignal(Checkpoint):
     ) -> None:
         """Tell who pressed Ctrl-C where the last checkpoint is."""
         self._stop_listening()
-        saved = newest(last_path(trainer).parent)
         if isinstance(exception, KeyboardInterrupt):
-            rank_zero_info(
-                f"interrupted at step {trainer.global_step}; the last checkpoint is {saved}"
-                if saved
-                else f"interrupted at step {trainer.global_step}, before the first checkpoint"
-            )
+            saved = newest(last_path(trainer).parent)
+            which = f"the last checkpoint is {saved}" if saved else "there is no checkpoint yet"
+            rank_zero_info(f"interrupted at step {trainer.global_step}: {which}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""

@@ -30,6 +30,11 @@ def test_other_alphas_are_torch_s_own() -> None:
     assert torch.equal(FastELU(0.5)(GRID), nn.ELU(0.5)(GRID))
 
 
+def test_half_precision_is_torch_s_own() -> None:
+    features = (GRID / 1000).bfloat16()
+    assert torch.equal(FastELU()(features), nn.ELU()(features))
+
+
 def test_infinite_features_stay_and_nan_stays() -> None:
     features = torch.tensor([-torch.inf, torch.inf, torch.nan])
     output = FastELU()(features)

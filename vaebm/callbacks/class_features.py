@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaebm.checkpoint import load_data, write_data
+from vaebm.atomic_io import write_atomically
+from vaebm.checkpoint import load_data
 from vaebm.errors import DataError, UsageError
 from vaebm.metrics import FrechetDistance
 from vaebm.models.classifier import FeatureExtractor, SmallClassifier, train_classifier
@@ -47,7 +48,7 @@ def classifier_of(
         return _read(path, settings).to(device)
     classifier = train_classifier(images, labels, num_classes=data.num_classes, epochs=epochs)
     if path:
-        write_data(path, {**settings, "weights": classifier.state_dict()})
+        write_atomically(path, {**settings, "weights": classifier.state_dict()})
     return classifier
 
 

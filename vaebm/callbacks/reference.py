@@ -10,8 +10,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from vaebm.atomic_io import write_atomically
 from vaebm.callbacks.class_features import is_relevant
-from vaebm.checkpoint import load_data, write_data
+from vaebm.checkpoint import load_data
 from vaebm.configurable import class_path
 from vaebm.datamodules import ImageDataModule
 from vaebm.datamodules.base import Tensors
@@ -155,6 +156,6 @@ def _read(path: Path) -> Reference:
 def _keep(path: Path, reference: Reference) -> None:
     """Write the file; that a folder cannot be written to is no reason to stop."""
     try:
-        write_data(path, reference._asdict())
+        write_atomically(path, reference._asdict())
     except (OSError, RuntimeError) as error:  # torch has its own error of files
         print(f"statistics of the real images are not kept: {error}")
