@@ -57,6 +57,7 @@ ORDER = [
     "diagnostics",
     "signs",
     "spaces",
+    "evaluation",
     "checkpoint",
     "last_checkpoint",
     "atomic_io",

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from tests.toys import LinearVAE
 from tests.training import small_trainer, toy_data
@@ -113,8 +114,13 @@ def test_noise_of_a_step_depends_on_the_seed_alone_in_one_process(stage: VAEStag
     assert not torch.equal(draws[0], draws[2])
 
 
-def test_training_and_evaluation_draw_from_different_streams(stage: VAEStage) -> None:
-    generators = (stage.training_generator(), stage.evaluation_generator(0))
+def test_training_and_evaluation_draw_from_different_streams(
+    stage: VAEStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = DataLoader(torch.zeros(4), batch_size=1)
+    monkeypatch.setattr("vaebm.stage.evaluation_loader", lambda trainer: loader)
+    monkeypatch.setattr(VAEStage, "trainer", None)
+    generators = (stage.training_generator(), *stage.evaluation_generator(0, 1).rows)
     first, second = (torch.randn(4, generator=generator) for generator in generators)
     assert not torch.equal(first, second)
 

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Generator, Tensor
 
 from vaebm.errors import Diverged, UsageError
+from vaebm.evaluation import log_means
 from vaebm.models.classifier import SmallClassifier
 from vaebm.noise import Purpose, generator_for, run_seed
 from vaebm.stage import lr_factor
@@ -83,20 +84,19 @@ class ClassifierStage(StoredModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the share of images that are recognised."""
-        self._log_accuracy("val", batch)
+        self._log_accuracy("val", batch, batch_idx)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log the share of images that are recognised."""
-        self._log_accuracy("test", batch)
+        self._log_accuracy("test", batch, batch_idx)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The class of every image, ``(B,)``."""
         return {"label": self(self._labelled(batch)[0]).argmax(1)}
 
-    def _log_accuracy(self, split: str, batch: Any) -> None:
+    def _log_accuracy(self, split: str, batch: Any, batch_idx: int) -> None:
         image, label = self._labelled(batch)
-        accuracy = (self(image).argmax(1) == label).float().mean()
-        self.log(f"{split}/accuracy", accuracy, batch_size=len(label), sync_dist=True)
+        log_means(self, {f"{split}/accuracy": self(image).argmax(1) == label}, batch_idx)
 
     def _labelled(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images and labels of a batch, of the shape that the classifier is made for."""

@@ -16,6 +16,7 @@ from vaebm.checkpoint import load_vae
 from vaebm.contrast import check_contrast, gap_loss, magnitude, squared_offset, squared_slope
 from vaebm.distributions import at_least_float32
 from vaebm.errors import UsageError
+from vaebm.evaluation import log_means
 from vaebm.models.base import VAE, Energy
 from vaebm.samplers.base import Potential, Sampler, StepInfo
 from vaebm.samplers.replay import ReplayBuffer
@@ -239,23 +240,22 @@ class EBMStage(Stage):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the energy of held-out images, and the gap to fresh chains on the first batch."""
         x_data = self.images_of(batch)
-        size = len(x_data)
-        energy_data = self.energies(x_data).mean()
-        self.log("val/energy_data", energy_data, batch_size=size, sync_dist=True)
+        energy_data = self.energies(x_data)
+        log_means(self, {"val/energy_data": energy_data}, batch_idx)
         if batch_idx == 0:
-            x_model = self.sample(size, generator=self.evaluation_generator(batch_idx))
-            gap = energy_data - self.energies(x_model).mean()
-            self.log("val/energy_gap", gap, batch_size=size, sync_dist=True)
+            noise = self.evaluation_generator(batch_idx, len(x_data))
+            energy_model = self.energies(self.sample(len(x_data), generator=noise))
+            log_means(self, {"val/energy_gap": energy_data - energy_model}, batch_idx)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log the mean ELBO, energy and unnormalised log-likelihood of test images."""
-        terms = self.log_likelihood(self.images_of(batch), self.evaluation_generator(batch_idx))
-        for name, value in terms.items():
-            self.log(f"test/{name}", value.mean(), batch_size=len(value), sync_dist=True)
+        terms = self.predict_step(batch, batch_idx)
+        log_means(self, {f"test/{name}": value for name, value in terms.items()}, batch_idx)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """ELBO, energy and unnormalised log-likelihood of every image, each ``(B,)``."""
-        return self.log_likelihood(self.images_of(batch), self.evaluation_generator(batch_idx))
+        image = self.images_of(batch)
+        return self.log_likelihood(image, self.evaluation_generator(batch_idx, len(image)))
 
     def log_likelihood(self, image: Tensor, generator: Generator) -> dict[str, Tensor]:
         """The bound ELBO(x) − E(x) ≤ log h(x) + log Z and its two parts (Eq. 6).

@@ -120,6 +120,17 @@ class VAEBMCLI(LightningCLI):
         )
         return parser
 
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Keep ``limit_val_batches: 1`` one batch.
+
+        Python shares one object among all unions of the same types, and that of Lightning's options
+        has float first: 1 would become 1.0, which means all batches.
+        """
+        super().add_core_arguments_to_parser(parser)
+        for action in parser._actions:
+            if action.dest.startswith("trainer.limit_"):
+                action._typehint = int | float | None  # type: ignore[attr-defined]
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's subcommands, `sample` and `benchmark`."""

@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     ANNEALING = 10
     IMPORTANCE = 11
     OUTSIDE = 12
+    ANNEALING_DOWN = 13
 
 
 def generator_for(*place: int, device: torch.device | str = "cpu") -> Generator:
@@ -67,22 +68,30 @@ class RowGenerators(Generator):
         seed: Seed of all rows.
         indices: Number of each row in the whole set.
         device: Device on which it draws.
+        purpose: What it draws for.
     """
 
     rows: list[Generator]
 
     def __new__(
-        cls, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"
+        cls,
+        seed: int,
+        indices: Sequence[int],
+        device: torch.device | str = "cpu",
+        purpose: Purpose = Purpose.SAMPLES,
     ) -> "RowGenerators":
         """Make the base generator on the rows' device."""
         return super().__new__(cls, device)  # type: ignore[call-arg]
 
     def __init__(
-        self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"
+        self,
+        seed: int,
+        indices: Sequence[int],
+        device: torch.device | str = "cpu",
+        purpose: Purpose = Purpose.SAMPLES,
     ) -> None:
         super().__init__()
-        place = (Purpose.SAMPLES, seed)
-        self.rows = [generator_for(*place, index, device=device) for index in indices]
+        self.rows = [generator_for(purpose, seed, index, device=device) for index in indices]
         self.manual_seed(self.rows[0].initial_seed())
 
     def select(self, rows: Sequence[int]) -> "RowGenerators":

@@ -13,8 +13,9 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from vaebm.errors import DataError, Diverged, UsageError
+from vaebm.evaluation import evaluation_loader, image_numbers
 from vaebm.models.base import VAE, ElboTerms
-from vaebm.noise import Purpose, generator_for, run_seed, standard_normal
+from vaebm.noise import Purpose, RowGenerators, generator_for, run_seed, standard_normal
 from vaebm.stored_module import StoredModule
 
 
@@ -121,10 +122,14 @@ class Stage(StoredModule, ABC):
         place = (Purpose.TRAINING, self.seed, self.global_rank, self.global_step, batch_idx)
         return generator_for(*place, device=self.device)
 
-    def evaluation_generator(self, batch_idx: int) -> Generator:
-        """The noise of this rank for one batch of validation, test or prediction."""
-        place = (Purpose.EVALUATION, self.seed, self.global_rank, batch_idx)
-        return generator_for(*place, device=self.device)
+    def evaluation_generator(self, batch_idx: int, size: int) -> RowGenerators:
+        """The noise of one batch of validation, test or prediction.
+
+        Each image has noise of its own, so that figures depend neither on the batch size nor on
+        the number of processes.
+        """
+        numbers = image_numbers(evaluation_loader(self.trainer), batch_idx, size)
+        return RowGenerators(self.seed, numbers, self.device, Purpose.EVALUATION)
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         """The parameters that this stage trains."""

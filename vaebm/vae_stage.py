@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from vaebm.errors import UsageError
+from vaebm.evaluation import log_means
 from vaebm.metrics.importance import importance_log_likelihood
 from vaebm.models.base import VAE
 from vaebm.models.recalibrate import recalibrate_batch_norm
@@ -166,27 +167,29 @@ class VAEStage(Stage):
                 self.vae,
                 image,
                 self.num_importance_samples,
-                generator=self.evaluation_generator(batch_idx),
+                generator=self.evaluation_generator(batch_idx, len(image)),
             )
-            self._log_bound("test/log_px_importance", "test/bits_per_dim_importance", bound)
+            names = ("test/log_px_importance", "test/bits_per_dim_importance")
+            self._log_bound(*names, bound, batch_idx)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The ELBO of every image, ``(B,)``."""
-        return self.log_likelihood(self.images_of(batch), self.evaluation_generator(batch_idx))
+        image = self.images_of(batch)
+        return self.log_likelihood(image, self.evaluation_generator(batch_idx, len(image)))
 
     def log_likelihood(self, image: Tensor, generator: Generator) -> dict[str, Tensor]:
         """The ELBO of images; see `Stage.log_likelihood`."""
         return {"elbo": self.elbo_terms(image, generator).elbo}
 
     def _log_elbo(self, split: str, image: Tensor, batch_idx: int) -> None:
-        elbo = self.elbo_terms(image, self.evaluation_generator(batch_idx)).elbo
-        self._log_bound(f"{split}/elbo", f"{split}/bits_per_dim", elbo)
+        noise = self.evaluation_generator(batch_idx, len(image))
+        elbo = self.elbo_terms(image, noise).elbo
+        self._log_bound(f"{split}/elbo", f"{split}/bits_per_dim", elbo, batch_idx)
 
-    def _log_bound(self, nats: str, bits: str, bound: Tensor) -> None:
+    def _log_bound(self, nats: str, bits: str, bound: Tensor, batch_idx: int) -> None:
         """Log the mean of a bound of log p(x), ``(B,)`` in nats, under two names."""
-        mean = bound.mean()
-        values = {nats: mean, bits: -mean / (log(2) * self.vae.data_dim)}
-        self.log_dict(values, batch_size=len(bound), sync_dist=True)
+        per_dim = -bound / (log(2) * self.vae.data_dim)
+        log_means(self, {nats: bound, bits: per_dim}, batch_idx)
 
     @torch.no_grad()
     def sample(

@@ -1,7 +1,6 @@
 """log Z and log h of tiny models through the command line, against quadrature."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,8 +81,6 @@ def test_shares_of_all_ranks_are_everything_once(total: int, size: int, world: i
 def test_chains_go_back_from_the_ends_of_all_batches_by_weight() -> None:
     log_weight = torch.tensor([-50.0, 0.0, -50.0, 0.0])
     state = torch.arange(4.0)[:, None]
-    stage: Any = SimpleNamespace(all_gather=lambda tensor: tensor, device="cpu")
-    trainer: Any = SimpleNamespace(global_rank=0, world_size=1)
     up = Annealed(log_weight, state, torch.ones(4))
-    start = AnnealedLikelihood(batch_size=1).model_samples(trainer, stage, up)
+    start = AnnealedLikelihood(batch_size=1).model_samples(up)
     assert sorted(start.flatten().tolist()) == [1, 1, 3, 3]

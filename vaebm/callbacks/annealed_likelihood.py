@@ -14,10 +14,11 @@ from vaebm.errors import UsageError
 from vaebm.metrics import AnnealedPartition
 from vaebm.metrics.importance import importance_log_likelihood
 from vaebm.models.layers import cached_weights
-from vaebm.noise import Purpose, generator_for, uniform
+from vaebm.noise import Purpose, RowGenerators, generator_for, uniform
 from vaebm.samplers.base import Sampler
 from vaebm.samplers.hmc import HMCSampler
 from vaebm.samplers.resampling import normalised, systematic_choice
+from vaebm.sampling import gather
 from vaebm.spaces import NoiseSpace, prior_noise
 
 
@@ -46,8 +47,7 @@ class AnnealedLikelihood(Callback):
         sampler: Kernel at each temperature, best one with a Metropolis test; None is
             `HMCSampler` with its defaults.
         num_temperatures: Steps K from prior to model.
-        num_chains: Chains in each direction, at least 2; with several processes rounded up to a
-            multiple of their number.
+        num_chains: Chains in each direction, at least 2.
         num_images: Test images, or fewer if there are fewer.
         num_importance_samples: Posterior samples of each image for log p_θ(x).
         batch_size: Chains or images at once.
@@ -84,11 +84,12 @@ class AnnealedLikelihood(Callback):
         """Run the chains, weigh, log; ranks share the chains and the images among them."""
         stage = self.checked(trainer, pl_module)
         figures, log_h = self.images(trainer, stage)
-        partition = AnnealedPartition().to(stage.device)
+        # Every rank has the weights of all.
+        partition = AnnealedPartition(sync_on_compute=False).to(stage.device)
         up = self.annealed(trainer, stage)
         partition.update(up.log_weight)
         if self.go_back:
-            start = self.model_samples(trainer, stage, up)
+            start = self.model_samples(up)
             partition.update(self.annealed(trainer, stage, start).log_weight, down=True)
         log_z = partition.compute()
         figures |= {f"ais_{name}": value for name, value in log_z.items()}
@@ -96,9 +97,9 @@ class AnnealedLikelihood(Callback):
         figures["log_h_error"] = log_h.error.hypot(log_z["log_z_error"])
         if self.go_back:
             figures["log_h_lower"] = log_h.mean - log_z["log_z_upper"]
-        pl_module.log_dict({f"test/{name}": float(value) for name, value in figures.items()})
         if up.accept_prob.isfinite().all():
-            pl_module.log("test/ais_accept_prob", up.accept_prob.float().mean(), sync_dist=True)
+            figures["ais_accept_prob"] = up.accept_prob.mean()
+        pl_module.log_dict({f"test/{name}": float(value) for name, value in figures.items()})
 
     def checked(self, trainer: Trainer, pl_module: LightningModule) -> EBMStage:
         """The stage, if its chains live in the VAE's noise."""
@@ -120,35 +121,31 @@ class AnnealedLikelihood(Callback):
         return pl_module
 
     def annealed(self, trainer: Trainer, stage: EBMStage, start: Tensor | None = None) -> Annealed:
-        """This rank's chains, as many as every other's: from the prior up, or down from `start`."""
-        count = -(-self.num_chains // trainer.world_size)
+        """The chains of all ranks, in one order: from the prior up, or down from `start`."""
         betas = sigmoid_betas(self.num_temperatures).to(stage.device)
         betas = betas if start is None else betas.flip(0)
-        parts = []
-        for first in range(0, count, self.batch_size):
-            place = (self.seed, trainer.global_rank, first, start is not None)
-            generator = generator_for(Purpose.ANNEALING, *place, device=stage.device)
-            size = min(self.batch_size, count - first)
+        purpose = Purpose.ANNEALING if start is None else Purpose.ANNEALING_DOWN
+        parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in Annealed._fields]
+        for numbers in self.share(self.num_chains, trainer):
+            generator = RowGenerators(self.seed, numbers, stage.device, purpose)
             with stage.frozen_potential() as potential:
                 if start is None:
-                    begin = prior_noise(stage.vae, size, generator=generator)
+                    begin = prior_noise(stage.vae, len(numbers), generator=generator)
                 else:
-                    begin = start[first : first + size]
+                    begin = start[numbers.start : numbers.stop]
                 path = AnnealedPath(potential, begin.dtype)
                 chains = annealed_weights(path, begin, betas, self.sampler, generator=generator)
-            parts.append(chains)
-        return Annealed(*(torch.cat(field) for field in zip(*parts, strict=True)))
+            for part, field in zip(parts, chains, strict=True):
+                part.append((torch.tensor(numbers), field.cpu()))
+        return Annealed(*(gather(part).to(stage.device) for part in parts))
 
-    def model_samples(self, trainer: Trainer, stage: EBMStage, up: Annealed) -> Tensor:
-        """This rank's share of all ranks' chain ends, resampled by their weights."""
-        log_weight: Tensor = stage.all_gather(up.log_weight)  # type: ignore[assignment]
-        state: Tensor = stage.all_gather(up.state)  # type: ignore[assignment]
-        state = state.reshape(-1, state.shape[-1])
-        # The same on every rank.
-        generator = generator_for(Purpose.ANNEALING, self.seed, device=stage.device)
-        offset = uniform(1, generator=generator, device=stage.device)[0]
-        chosen = systematic_choice(normalised(log_weight.flatten()), len(state), offset)
-        return state[chosen][trainer.global_rank :: trainer.world_size]
+    def model_samples(self, up: Annealed) -> Tensor:
+        """The ends of all chains, resampled by their weights; the same on every rank."""
+        device = up.state.device
+        generator = generator_for(Purpose.ANNEALING_DOWN, self.seed, device=device)
+        offset = uniform(1, generator=generator, device=device)[0]
+        chosen = systematic_choice(normalised(up.log_weight), len(up.state), offset)
+        return up.state[chosen]
 
     def images(self, trainer: Trainer, stage: EBMStage) -> tuple[dict[str, Tensor], Unnormalised]:
         """The mean of log p_θ over test images, and that of log p_θ − E."""
@@ -157,11 +154,9 @@ class AnnealedLikelihood(Callback):
         log_px, log_h, square = (
             MeanMetric().set_dtype(torch.float64).to(stage.device) for _ in range(3)
         )
-        for indices in shares(total, self.batch_size, trainer.global_rank, trainer.world_size):
+        for indices in self.share(total, trainer):
             image = torch.stack([test[index][0] for index in indices]).to(stage.device)
-            generator = generator_for(
-                Purpose.IMPORTANCE, self.seed, indices.start, device=stage.device
-            )
+            generator = RowGenerators(self.seed, indices, stage.device, Purpose.IMPORTANCE)
             with cached_weights(stage.vae):
                 bound = importance_log_likelihood(
                     stage.vae, image, self.num_importance_samples, generator=generator
@@ -173,6 +168,10 @@ class AnnealedLikelihood(Callback):
         mean = log_h.compute()
         variance = (square.compute() - mean**2).clamp(min=0) / total
         return {"log_px_importance": log_px.compute()}, Unnormalised(mean, variance.sqrt())
+
+    def share(self, total: int, trainer: Trainer) -> list[range]:
+        """The batches of this rank."""
+        return shares(total, self.batch_size, trainer.global_rank, trainer.world_size)
 
 
 def shares(total: int, batch_size: int, rank: int, world_size: int) -> list[range]:

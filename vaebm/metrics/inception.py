@@ -23,6 +23,9 @@ class ImageFeatures(NamedTuple):
     logits: Tensor | None = None
 
 
+IMAGES_AT_ONCE = 10  # on a CPU: a batch of 100 takes 1.9 GB more, and 1.4 times as long
+
+
 class InceptionFeatures(nn.Module):
     """Inception v3 with the weights of the first FID, as torch-fidelity has it.
 
@@ -67,8 +70,9 @@ class InceptionFeatures(nn.Module):
         """
         pixels = image.float().clamp(0, 1).mul(255).round().byte()
         with torch.autocast(image.device.type, enabled=False):
-            pooled, logits = self.network(pixels.expand(-1, 3, -1, -1))
-        return ImageFeatures(pooled, logits)
+            at_once = IMAGES_AT_ONCE if image.device.type == "cpu" else max(len(image), 1)
+            parts = [self.network(part) for part in pixels.expand(-1, 3, -1, -1).split(at_once)]
+        return ImageFeatures(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def fidelity(module: str) -> Any:

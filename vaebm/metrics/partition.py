@@ -1,6 +1,7 @@
 """log Z from the weights of annealed chains, with its uncertainty."""
 
 from math import log
+from typing import Any
 
 from torch import Tensor
 from torchmetrics import Metric
@@ -39,6 +40,9 @@ class AnnealedPartition(Metric):
     that of both sides together, √(up² + down²), and its effective number the smaller of the two.
     All weights of all processes are kept.
 
+    Args:
+        **kwargs: Options of torchmetrics' Metric.
+
     References:
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse, Ghahramani,
         Adams, 2015).
@@ -51,8 +55,8 @@ class AnnealedPartition(Metric):
     up: list[Tensor]
     down: list[Tensor]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.add_state("up", [], dist_reduce_fx="cat")
         self.add_state("down", [], dist_reduce_fx="cat")
 
