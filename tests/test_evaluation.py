@@ -40,7 +40,7 @@ def test_figures_do_not_depend_on_the_batch_size(
         folder = tmp_path / str(size)
         folder.mkdir()
         data = {"batch_size": size, "num_train": 600, "num_test": 100}
-        whole = {"enable_progress_bar": False, "limit_val_batches": 1.0}
+        whole = {"enable_progress_bar": False, "limit_val_batches": 1.0, "callbacks": []}
         settings = {"data": {"init_args": data}, "trainer": whole}
         small = overlay(folder / "small.yaml", settings)
         options = ("--config", f"gaussians25_{stage}", "--config", small)

@@ -57,7 +57,9 @@ def test_figures_are_those_of_one_process(
     tmp_path: Path, stage: str, num_test: int, batch_size: int
 ) -> None:
     data = {"batch_size": batch_size, "num_train": 600, "num_test": num_test}
-    small = overlay(tmp_path / "small.yaml", {"data": {"init_args": data}})
+    small = overlay(
+        tmp_path / "small.yaml", {"data": {"init_args": data}, "trainer": {"callbacks": []}}
+    )
     configs = ("--config", f"gaussians25_{stage}", "--config", small)
     for processes in (1, 2):
         folder = tmp_path / str(processes)
