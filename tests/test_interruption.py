@@ -13,7 +13,8 @@ import torch
 
 from tests.runs import STAGE_2, overlay, run, trained
 from tests.training import ebm_stage, same_weights, saver, small_trainer, toy_data
-from vaebm.atomic_io import AtomicCheckpointIO, write_atomically
+from vaebm.atomic_io import write_atomically
+from vaebm.checkpoint_io import AtomicCheckpointIO
 from vaebm.last_checkpoint import folders_of, last_checkpoint
 from vaebm.samplers import ReplayBuffer
 

@@ -58,9 +58,12 @@ ORDER = [
     "signs",
     "spaces",
     "evaluation",
+    "atomic_io",
+    "safetensors_file",
     "checkpoint",
     "last_checkpoint",
-    "atomic_io",
+    "model_card",
+    "checkpoint_io",
     "stop_on_signal",
     "datamodules.base",
     "datamodules.files",
@@ -114,6 +117,7 @@ ORDER = [
     "convert",
     "config_files",
     "lightning_cli",
+    "completion",
     "cli",
 ]
 

@@ -12,6 +12,7 @@ import torch
 from vaebm.configurable import Configurable, find_class, from_config
 from vaebm.errors import DataError, UsageError
 from vaebm.models.base import VAE
+from vaebm.safetensors_file import is_safetensors, read_safetensors
 
 
 def load_data(path: str | Path, allowed: Sequence[type] = ()) -> Any:
@@ -30,6 +31,8 @@ def load_data(path: str | Path, allowed: Sequence[type] = ()) -> Any:
         raise UsageError(f"checkpoint {path} is a folder, but a file is due" + _neighbours(path))
     if not path.is_file():
         raise UsageError(f"checkpoint {path} does not exist" + _neighbours(path))
+    if is_safetensors(path):
+        return read_safetensors(path)
     mmap = zipfile.is_zipfile(path)  # files of torch before 1.6 cannot be mapped
     try:
         with torch.serialization.safe_globals(list(allowed)):
@@ -52,7 +55,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a Lightning checkpoint of this package into CPU memory.
 
     Args:
-        path: A ``.ckpt`` file of stage 1 or stage 2.
+        path: A ``.ckpt`` file of stage 1 or stage 2, or what `vaebm export` made of one.
 
     Raises:
         UsageError: If there is no such file.

@@ -24,6 +24,8 @@ COMMANDS = {
     "benchmark": "Time stage 2 beside a baseline and this machine's limits, to benchmark.json.",
     "convert": "Turn a published NVAE or energy network into a checkpoint of stage 1 or 2.",
     "report": "Put figures of `vaebm test` beside the paper's, to report.md and report.png.",
+    "export": "Write weights and settings of a checkpoint to a safetensors file.",
+    "completion": "Print a script that completes commands and options in a shell.",
     "list": "Show the samplers, spaces, models, datamodules and configs there are.",
 }
 
@@ -101,6 +103,10 @@ def dispatch(args: list[str]) -> None:
         run_convert(args[1:])
     elif args[0] == "report":
         run_report(args[1:])
+    elif args[0] == "export":
+        run_export(args[1:])
+    elif args[0] == "completion":
+        run_completion(args[1:])
     elif not args[0].startswith("-") and args[0] not in COMMANDS:
         raise UsageError(unknown_name(args[0], COMMANDS, "commands"))
     else:
@@ -146,6 +152,36 @@ def run_report(args: list[str]) -> None:
     from vaebm.report import report
 
     print("report:", *report(options.runs, options.output))
+
+
+def run_export(args: list[str]) -> None:
+    """Run `vaebm export`."""
+    parser = OneLineParser("vaebm export", description=COMMANDS["export"], allow_abbrev=False)
+    parser.add_argument("checkpoint", help="a checkpoint of stage 1 or 2")
+    parser.add_argument(
+        "--output", required=True, type=Path, help="the file to write, NAME.safetensors"
+    )
+    options = parser.parse_args(args)
+    from vaebm.checkpoint import read_checkpoint
+    from vaebm.outputs import check_file
+    from vaebm.safetensors_file import is_safetensors, write_safetensors
+
+    if not is_safetensors(options.output):
+        raise UsageError(f"--output {options.output}: the name must end in .safetensors")
+    check_file(options.output, replace=False)
+    write_safetensors(options.output, read_checkpoint(options.checkpoint))
+    print(f"weights: {options.output}")
+
+
+def run_completion(args: list[str]) -> None:
+    """Run `vaebm completion`."""
+    parser = OneLineParser("vaebm completion", description=COMMANDS["completion"])
+    shells = ("bash", "zsh", "fish", "tcsh", "powershell")
+    parser.add_argument("shell", choices=shells, help="the shell that is to complete")
+    options = parser.parse_args(args)
+    from vaebm.completion import script
+
+    print(script(options.shell, COMMANDS))
 
 
 def listing() -> Iterable[str]:

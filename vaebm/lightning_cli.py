@@ -228,18 +228,19 @@ class SaveConfig(lightning_cli.SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
 
-def run(args: list[str]) -> None:
+def run(args: list[str], cli: type[VAEBMCLI] = VAEBMCLI) -> None:
     """Run one subcommand.
 
     Args:
         args: The command line without the program's name.
+        cli: What does so.
 
     Raises:
         UsageError: If the command line makes no sense.
     """
     for registry in (samplers, spaces, models, datamodules):
         registry.load_plugins()
-    VAEBMCLI(
+    cli(
         trainer_class=VAEBMTrainer,
         trainer_defaults={"callbacks": [MetricsFile(), PredictionsFile()]},
         save_config_callback=SaveConfig,

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule
 
-from vaebm.atomic_io import AtomicCheckpointIO
+from vaebm.checkpoint_io import AtomicCheckpointIO
 from vaebm.configurable import Configurable, class_path, to_config
 from vaebm.errors import DataError, UsageError
 from vaebm.stop_on_signal import StopOnSignal
@@ -51,7 +51,7 @@ class StoredModule(Configurable, LightningModule):
             ) from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep NaN out of files, whatever made it: the checkpoint before this one stays."""
+        """Add the figures; keep NaN out of files, whatever made it: the one before stays."""
         weights = {**checkpoint["state_dict"], **checkpoint.get("current_model_state", {})}
         for name, value in weights.items():
             if value.is_floating_point() and not value.isfinite().all():
@@ -59,3 +59,5 @@ class StoredModule(Configurable, LightningModule):
                     f"training diverged: {name} holds NaN or infinity at step {self.global_step}; "
                     "the last checkpoint is sound, lower the learning rate or the step size"
                 )
+        metrics = self.trainer.callback_metrics
+        checkpoint["metrics"] = {name: float(value) for name, value in metrics.items()}
