@@ -66,7 +66,10 @@ def test_help_lists_all_commands(vaebm: Run) -> None:
 
 
 def test_commands_are_those_of_the_parser_and_the_light_ones() -> None:
-    assert set(COMMANDS) == {*VAEBMCLI.subcommands(), "convert", "list", "report"}
+    assert set(COMMANDS) == {
+        *VAEBMCLI.subcommands(),
+        *"convert export report completion list".split(),
+    }
 
 
 def test_no_arguments_print_the_help(vaebm: Run) -> None:

@@ -165,7 +165,7 @@ def test_every_training_writes_so(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, saver(tmp_path, 2))
     trainer.fit(ebm_stage(), toy_data())
     assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
-    assert {p.suffix for p in tmp_path.iterdir()} == {".ckpt"}
+    assert {p.suffix for p in tmp_path.iterdir()} == {".ckpt", ".md"}
 
 
 def test_a_full_disk_ends_the_training_in_one_line_and_keeps_the_last_checkpoint(

@@ -102,6 +102,7 @@ ORDER = [
     "benchmark.results",
     "benchmark",
     "sampling",
+    "callbacks.logs",
     "callbacks.draws",
     "callbacks.class_features",
     "callbacks.sample_grid",

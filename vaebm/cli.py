@@ -94,7 +94,7 @@ def exit_code(stop: SystemExit) -> int:
 def dispatch(args: list[str]) -> None:
     """Answer what needs no imports, hand the rest to LightningCLI."""
     if not args or args[0] in ("-h", "--help"):
-        print(USAGE.format(commands="\n".join(f"  {n:10}{t}" for n, t in COMMANDS.items())))
+        print(USAGE.format(commands="\n".join(f"  {n:11} {t}" for n, t in COMMANDS.items())))
     elif args[0] == "--version":
         print(f"vaebm {__version__}")
     elif args[0] == "list":
@@ -196,10 +196,12 @@ def listing() -> Iterable[str]:
         names |= {plugin.name: plugin.origin for plugin in find_plugins(group)}
         yield f"{kind}:"
         yield from (f"  {name:33} {names[name]}" for name in sorted(names))
-    from vaebm.config_files import shipped_configs
+    from vaebm.config_files import shipped_configs, shipped_sweeps
 
     yield "configs:"
     yield from (f"  {name:33} vaebm {__version__}" for name in shipped_configs())
+    yield "sweeps, for `wandb sweep FILE`:"
+    yield from (f"  {path}" for path in shipped_sweeps())
 
 
 def quieten() -> None:

@@ -19,6 +19,11 @@ def shipped_configs() -> dict[str, Path]:
     return {path.name: path for path in sorted(folder.glob("*.yaml"))}
 
 
+def shipped_sweeps() -> list[Path]:
+    """The shipped sweeps of Weights & Biases."""
+    return sorted(Path(str(files("vaebm.configs"))).glob("sweeps/*.yaml"))
+
+
 def find_config(name: str) -> str:
     """Resolve the value of ``--config``.
 

@@ -2,6 +2,7 @@
 
 import re
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch.cli as lightning_cli
@@ -9,6 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
+from vaebm.callbacks.logs import log_config, log_folder
 from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
 from vaebm.checkpoint import read_checkpoint, vae_config
 from vaebm.classifier_stage import ClassifierStage
@@ -220,12 +222,22 @@ class VAEBMCLI(LightningCLI):
 
 
 class SaveConfig(lightning_cli.SaveConfigCallback):
-    """Saves the whole config of a training in its log folder."""
+    """Saves the whole config of a training beside its checkpoints and with its loggers."""
+
+    folder: Path
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Save for `fit` alone: evaluation is described by its checkpoint."""
         if stage == "fit":
+            self.folder = log_folder(trainer)
             super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Save; Lightning's own folder is one for all runs of Weights & Biases."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "config.yaml"
+        self.parser.save(self.config, str(path), skip_unset=False, overwrite=True, multifile=False)
+        log_config(trainer, path)
 
 
 def run(args: list[str], cli: type[VAEBMCLI] = VAEBMCLI) -> None:
@@ -244,7 +256,7 @@ def run(args: list[str], cli: type[VAEBMCLI] = VAEBMCLI) -> None:
         trainer_class=VAEBMTrainer,
         trainer_defaults={"callbacks": [MetricsFile(), PredictionsFile()]},
         save_config_callback=SaveConfig,
-        save_config_kwargs={"overwrite": True},
+        save_config_kwargs={"save_to_log_dir": False},
         seed_everything_default=0,
         parser_class=Parser,
         parser_kwargs={"prog": "vaebm", "description": "Train, sample and evaluate VAEBM."},

@@ -59,5 +59,6 @@ class StoredModule(Configurable, LightningModule):
                     f"training diverged: {name} holds NaN or infinity at step {self.global_step}; "
                     "the last checkpoint is sound, lower the learning rate or the step size"
                 )
-        metrics = self.trainer.callback_metrics
+        # `vaebm convert` saves what no trainer has had.
+        metrics = self._trainer.callback_metrics if self._trainer is not None else {}
         checkpoint["metrics"] = {name: float(value) for name, value in metrics.items()}

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vaebm.callbacks.sample_grid import log_folder, log_picture
+from vaebm.callbacks.logs import log_folder, log_picture
 from vaebm.diagnostics import Observable, Summary, Trace, autocorrelation, record, summary
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError

@@ -1,12 +1,13 @@
-"""Fréchet distances in the features of a classifier of the same data, after testing."""
+"""Fréchet distances in the features of a classifier of the same data."""
 
 from typing import Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vaebm.callbacks.class_features import Distances, accuracy, classifier_of, labelled
-from vaebm.callbacks.draws import draw_panels
+from vaebm.callbacks.draws import before_averaging, draw_panels
 from vaebm.errors import UsageError
+from vaebm.models.classifier import SmallClassifier
 
 
 class ClassifierFrechet(Callback):
@@ -17,7 +18,9 @@ class ClassifierFrechet(Callback):
     ``test/frechet_test_set``, or ``test/frechet_train_set`` if the reference is the test set. The
     features are those of a small classifier that is trained here on the labelled training images,
     always from the same seed, so that distances of different runs can be compared; its
-    ``test/classifier_accuracy`` says how much the features are worth.
+    ``test/classifier_accuracy`` says how much the features are worth. With `validate` the same is
+    measured at every validation, under ``val/``: for a sweep or a checkpoint callback to watch,
+    with weight averaging of the averaged weights.
 
     Args:
         num_samples: Samples of each model.
@@ -26,6 +29,7 @@ class ClassifierFrechet(Callback):
         reference: The real images: ``train`` or ``test``.
         cache: File that keeps the classifier from one run to the next; None trains it each time.
         sample_seed: Seed of the samples.
+        validate: Measure at validations too.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class ClassifierFrechet(Callback):
         reference: Literal["train", "test"] = "train",
         cache: str | None = None,
         sample_seed: int = 1,
+        validate: bool = False,
     ) -> None:
         if num_samples < 2:
             raise UsageError(f"num_samples is {num_samples}, but a distance needs at least 2")
@@ -47,19 +52,37 @@ class ClassifierFrechet(Callback):
         self.reference = reference
         self.cache = cache
         self.sample_seed = sample_seed
+        self.validate = validate
+        self._classifier: SmallClassifier | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Come before weight averaging; the data may be others than last time."""
+        self._classifier = None
+        before_averaging(trainer, self)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure if asked to, but not in the sanity check before training."""
+        if self.validate and not trainer.sanity_checking:
+            self._measure(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure."""
+        self._measure(trainer, pl_module, "test")
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
         """Train the classifier, measure and log; every rank computes the same."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         train = labelled(data.parts.train, pl_module.device)[0]
         test, labels = labelled(data.parts.test, pl_module.device)
-        classifier = classifier_of(data, pl_module.device, self.epochs, self.cache)
+        if self._classifier is None:
+            self._classifier = classifier_of(data, pl_module.device, self.epochs, self.cache)
+        classifier = self._classifier
         if self.reference == "train":
             distances = Distances(classifier, train)
-            pl_module.log("test/frechet_test_set", distances.to(test))
+            pl_module.log(f"{split}/frechet_test_set", distances.to(test))
         else:
             distances = Distances(classifier, test)
-            pl_module.log("test/frechet_train_set", distances.to(train[: self.num_samples]))
+            pl_module.log(f"{split}/frechet_train_set", distances.to(train[: self.num_samples]))
         samples = draw_panels(
             pl_module,
             self.num_samples,
@@ -68,5 +91,5 @@ class ClassifierFrechet(Callback):
             precision=trainer.precision_plugin.forward_context,
         )
         for title, images in samples.items():
-            pl_module.log(f"test/frechet_{title.lower()}", distances.to(images))
-        pl_module.log("test/classifier_accuracy", accuracy(classifier, test, labels))
+            pl_module.log(f"{split}/frechet_{title.lower()}", distances.to(images))
+        pl_module.log(f"{split}/classifier_accuracy", accuracy(classifier, test, labels))

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from scipy.stats import ks_2samp
 from torch import Tensor
 
+from vaebm.callbacks.logs import log_folder, log_picture
 from vaebm.callbacks.outside import chosen_images, fit_colours, synthetic_images
-from vaebm.callbacks.sample_grid import log_folder, log_picture
 from vaebm.datamodules import ImageDataModule
 from vaebm.errors import UsageError
 from vaebm.metrics import auroc

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.trainer.states import TrainerFn
 
-from vaebm.callbacks.sample_grid import log_folder
+from vaebm.callbacks.logs import log_folder
 from vaebm.stage import Stage
 
 

@@ -1,16 +1,14 @@
 """Pictures of samples during training and after testing."""
 
-from pathlib import Path
-
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from vaebm.callbacks.draws import before_averaging, draw_panels
+from vaebm.callbacks.logs import log_folder, log_picture
 from vaebm.errors import UsageError
 from vaebm.noise import Purpose, generator_for
-from vaebm.plotting import draw, pixels_of, save
+from vaebm.plotting import draw, save
 from vaebm.stage import Stage, images_of
 
 
@@ -75,28 +73,6 @@ class SampleGrid(Callback):
             return {}
         generator = generator_for(Purpose.PANELS, 0, device=pl_module.device)
         return pl_module.pictures_of(data.to(pl_module.device), generator=generator)
-
-
-def log_picture(trainer: Trainer, name: str, figure: Figure, step: int) -> None:
-    """Give a picture to every logger that takes pictures."""
-    for logger in trainer.loggers:
-        if hasattr(logger, "log_image"):
-            logger.log_image(name, [pixels_of(figure)], step=step)
-        elif hasattr(getattr(logger, "experiment", None), "add_image"):
-            board = logger.experiment  # type: ignore[attr-defined]
-            board.add_image(name, pixels_of(figure), step, dataformats="HWC")
-
-
-def log_folder(trainer: Trainer) -> Path:
-    """Where this run writes its files: beside its checkpoints.
-
-    Processes agree on it, so that all of them must ask, also if only the first one writes.
-    """
-    logger = trainer.logger
-    if logger is None or logger.save_dir is None or getattr(logger, "log_dir", None) is not None:
-        return Path(trainer.log_dir or trainer.default_root_dir)
-    # Weights & Biases has one save_dir for all runs, and Lightning's checkpoints go below it.
-    return Path(logger.save_dir, str(logger.name), str(logger.version))
 
 
 def first_images(loader: object, count: int) -> Tensor:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vaebm.callbacks.class_features import Distances, classifier_of, labelled
-from vaebm.callbacks.sample_grid import log_folder, log_picture
+from vaebm.callbacks.logs import log_folder, log_picture
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError
 from vaebm.noise import Purpose, generator_for
