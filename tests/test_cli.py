@@ -235,17 +235,6 @@ def test_sample_with_another_seed_gives_other_samples(vaebm: Run) -> None:
     assert not np.isclose(samples("out0"), samples("out1")).any()
 
 
-@pytest.mark.slow
-def test_sample_does_not_depend_on_the_number_of_processes(vaebm: Run, tmp_path: Path) -> None:
-    options = ["--ckpt_path", trained().ebm, "--num_samples", 21, "--batch_size", 5]
-    vaebm("sample", *options, "--output", "one")
-    spread = ["--output", "two", "--trainer.accelerator", "cpu", "--trainer.devices", "2",
-              "--trainer.strategy", "ddp"]  # fmt: skip
-    command = [sys.executable, "-m", "vaebm.cli", "sample", *map(str, options), *spread]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
-    np.testing.assert_allclose(samples("one"), samples("two"), rtol=1e-4, atol=1e-5)
-
-
 @cache
 def digits_checkpoint() -> bytes:
     """An untrained stage-2 model of the digits, as a file's content."""

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
-from tests.training import same_weights
+from tests.training import assert_mean_of_ranks, same_weights
 from vaebm.datamodules import ImageDataModule
 from vaebm.datamodules.base import Splits, Tensors
 from vaebm.ebm_stage import EBMStage
@@ -19,7 +18,6 @@ from vaebm.models import DenseVAE, ResidualEnergy
 from vaebm.noise import generator_for
 from vaebm.samplers import LangevinSampler
 from vaebm.spaces import NoiseSpace
-from vaebm.stage import Stage
 
 STEPS = 6
 ALARM = 3  # the step after which the guard of one rank sees a divergence
@@ -52,28 +50,6 @@ def image_stage(energy_seed: int = 0) -> EBMStage:
     )  # fmt: skip
 
 
-class Record(Callback):
-    """Keeps a rank's first batch, the weights before it and the gradient that came of it."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, Any] = {}
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Before the first step."""
-        if trainer.global_step == 0:
-            state = {name: value.clone() for name, value in pl_module.state_dict().items()}
-            self.found |= {"x_data": batch[0].clone(), "before": state}
-
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: object
-    ) -> None:
-        """After DDP has averaged the gradients of the first step."""
-        if trainer.global_step == 0:
-            self.found["gradient"] = [p.grad.clone() for p in pl_module.energy.parameters()]  # type: ignore[union-attr]
-
-
 class AlarmOnOneRank(Callback):
     """Pretends that the second rank's chains are rejected at one step."""
 
@@ -87,9 +63,9 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 import torch
-from tests.test_ebm_ddp import STEPS, AlarmOnOneRank, Images, Record, image_stage
+from tests.test_ebm_ddp import STEPS, AlarmOnOneRank, Images, image_stage
 from tests.test_ebm_stage import persistent
-from tests.training import saver, small_trainer, toy_data
+from tests.training import FirstStep, saver, small_trainer, toy_data
 from vaebm.callbacks import DivergenceGuard
 
 torch.set_num_threads(1)
@@ -102,7 +78,7 @@ def train_points(folder, seed, ckpt_path=None):
     torch.save({**stage.state_dict(), "chains": chains}, folder / f"rank{trainer.global_rank}.pt")
 
 def train_images(name, stage, *callbacks):
-    record = Record()
+    record = FirstStep()
     callbacks = (*callbacks, record)
     trainer = small_trainer(folder, *callbacks, max_steps=STEPS, devices=2, strategy="ddp")
     trainer.fit(stage, Images())
@@ -203,25 +179,10 @@ def test_ranks_have_equal_weights_after_training(plain: list[Run]) -> None:
     assert not same_weights(first["before"], first["after"])
 
 
-def gradients(kept: Run, rank: int, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The gradient of the first step of a rank, computed in this process."""
-    stage = image_stage()
-    stage.log = stage.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
-    stage.load_state_dict(kept["before"])
-    monkeypatch.setattr(Stage, "global_rank", rank)
-    monkeypatch.setattr(Stage, "global_step", 0)
-    stage.train()
-    stage.training_step(kept["x_data"], 0).backward()
-    return [p.grad for p in stage.energy.parameters()]  # type: ignore[misc]
-
-
 def test_gradient_of_a_step_is_the_mean_of_both_ranks(
     plain: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_ranks = [gradients(kept, rank, monkeypatch) for rank, kept in enumerate(plain)]
-    for found, first, second in zip(plain[0]["gradient"], *of_ranks, strict=True):
-        assert not torch.allclose(first, second, rtol=0.01, atol=1e-4)
-        torch.testing.assert_close(found, (first + second) / 2, rtol=1e-4, atol=1e-5)
+    assert_mean_of_ranks(plain, image_stage, monkeypatch)
 
 
 def test_ranks_step_with_one_gradient(plain: list[Run]) -> None:

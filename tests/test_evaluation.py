@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from tests.callbacks.test_chain_report import metrics_of
 from tests.runs import overlay, run, trained
-from vaebm.evaluation import image_numbers
+from vaebm.evaluation import batches, image_numbers
 
 
 @pytest.mark.parametrize("size", [1, 3, 20])
@@ -64,3 +64,19 @@ def test_one_batch_is_not_all_batches(
     result = run(capsys, "fit", "--config", "gaussians25_vae", limit, "--print_config")
     (line,) = (line for line in result.out.splitlines() if "limit_val_batches" in line)
     assert line.split(": ")[1] == str("null" if kept is None else kept)
+
+
+@pytest.mark.parametrize(
+    ("total", "size", "world"), [(10, 4, 1), (10, 4, 3), (2, 100, 2), (6, 100, 4), (9, 2, 8)]
+)
+def test_batches_are_everything_once_and_there_is_one_for_each_process(
+    total: int, size: int, world: int
+) -> None:
+    found = batches(total, size, world)
+    assert [number for batch in found for number in batch] == list(range(total))
+    assert len(found) >= world
+    assert max(map(len, found)) <= size
+
+
+def test_batches_are_those_of_one_process_where_all_have_one() -> None:
+    assert batches(21, 5, 4) == batches(21, 5, 1)

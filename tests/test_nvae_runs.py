@@ -13,6 +13,7 @@ import torch
 from tests.official_files import arguments, content, write
 from tests.runs import LAST, Result, overlay, run
 from tests.test_convert import Evil
+from tests.training import assert_mean_of_ranks
 from vaebm.checkpoint import load_vae
 from vaebm.convert import load_nvae
 from vaebm.datamodules import ImageDataModule
@@ -321,13 +322,14 @@ import sys
 from pathlib import Path
 import torch
 from tests.test_nvae_runs import RandomImages, small_stage
-from tests.training import small_trainer
+from tests.training import FirstStep, small_trainer
 
 torch.set_num_threads(1)
-folder, stage = Path(sys.argv[1]), small_stage()
-trainer = small_trainer(folder, max_steps=2, devices=2, strategy="ddp")
+folder, stage, record = Path(sys.argv[1]), small_stage(), FirstStep()
+trainer = small_trainer(folder, record, max_steps=2, devices=2, strategy="ddp")
 trainer.fit(stage, RandomImages(batch_size=2))
-torch.save(dict(stage.named_parameters()), folder / f"rank{trainer.global_rank}.pt")
+kept = {"after": dict(stage.named_parameters()), **record.found}
+torch.save(kept, folder / f"rank{trainer.global_rank}.pt")
 """
 
 
@@ -344,7 +346,9 @@ def small_stage() -> VAEStage:
     return VAEStage(vae, optimizer="adamax", kl_balance=True, penalty_weight=0.1, seed=5)
 
 
-def test_two_processes_train_equal_weights(tmp_path: Path) -> None:
+def test_two_processes_train_equal_weights_by_the_mean_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     subprocess.run(
         [sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
@@ -354,6 +358,8 @@ def test_two_processes_train_equal_weights(tmp_path: Path) -> None:
         timeout=120,
     )
     start = dict(small_stage().named_parameters())
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+    first, second = (kept["after"] for kept in ranks)
     assert all(torch.equal(first[name], second[name]) for name in start)
     assert any(not torch.equal(first[name], start[name]) for name in start)
+    assert_mean_of_ranks(ranks, small_stage, monkeypatch)

@@ -1,10 +1,12 @@
 """Trainers and data for short trainings in Python."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from vaebm.datamodules import Gaussians25DataModule
@@ -12,6 +14,7 @@ from vaebm.ebm_stage import EBMStage
 from vaebm.models import MLPVAE, MLPEnergy
 from vaebm.samplers import LangevinSampler, ReplayBuffer
 from vaebm.spaces import NoiseSpace
+from vaebm.stage import Stage
 
 BATCHES = 4  # in an epoch
 
@@ -59,3 +62,57 @@ def ebm_stage(replay: ReplayBuffer | None = None, **options: Any) -> EBMStage:
     sampler = LangevinSampler(2, step_size=0.01)
     defaults: dict[str, Any] = {"lr": 1e-2, "seed": 5}
     return EBMStage(energy, sampler, NoiseSpace(), replay, vae=vae, **(defaults | options))
+
+
+class FirstStep(Callback):
+    """Keeps a process's first batch, the weights before it and the gradient that came of it."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Before the first step."""
+        if trainer.global_step == 0:
+            state = {name: value.clone() for name, value in pl_module.state_dict().items()}
+            self.found |= {"x_data": batch[0].clone(), "before": state}
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: object
+    ) -> None:
+        """After DDP has averaged the gradients of the first step."""
+        if trainer.global_step == 0:
+            self.found["gradient"] = gradient(pl_module)
+
+
+def gradient(module: LightningModule) -> list[torch.Tensor]:
+    """The gradient of all trained parameters."""
+    return [p.grad.clone() for p in module.parameters() if p.grad is not None]
+
+
+def assert_mean_of_ranks(
+    ranks: list[dict[str, Any]], stage: Callable[[], Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient of two processes is the mean of both processes' own, computed in this one.
+
+    Args:
+        ranks: What `FirstStep` found on each.
+        stage: Makes the stage that they trained.
+        monkeypatch: To be one process after the other.
+    """
+    of_ranks = []
+    for rank, kept in enumerate(ranks):
+        one = stage()
+        one.log = one.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
+        one.load_state_dict(kept["before"])
+        monkeypatch.setattr(Stage, "global_rank", rank)
+        monkeypatch.setattr(Stage, "global_step", 0)
+        monkeypatch.setattr(Stage, "total_steps", lambda _: 2)
+        one.train()
+        one.training_step(kept["x_data"], 0).backward()
+        of_ranks.append(gradient(one))
+    found, first, second = (torch.cat([g.flatten() for g in all_]) for all_ in
+                            (ranks[0]["gradient"], *of_ranks))  # fmt: skip
+    assert not torch.allclose(first, second, rtol=0.01, atol=1e-4)
+    assert (found - (first + second) / 2).norm() < 1e-6 * found.norm()

@@ -18,6 +18,13 @@ def evaluation_loader(trainer: Trainer) -> DataLoader[Any]:
     return loaders[0] if isinstance(loaders, Sequence) else loaders  # type: ignore[return-value]
 
 
+def distributed_sampler(loader: DataLoader[Any]) -> DistributedSampler[Any] | None:
+    """What deals a loader's images out to several processes, if anything does."""
+    # In predictions Lightning wraps the batch sampler, and the loader knows no other.
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    return sampler if isinstance(sampler, DistributedSampler) else None
+
+
 def image_numbers(loader: DataLoader[Any], batch_idx: int, size: int) -> range:
     """Numbers of a batch's images in the data set, of a loader that does not shuffle.
 
@@ -32,12 +39,33 @@ def image_numbers(loader: DataLoader[Any], batch_idx: int, size: int) -> range:
     Returns:
         B numbers.
     """
-    sampler = loader.sampler
-    rank, step = 0, 1
-    if isinstance(sampler, DistributedSampler):
-        rank, step = sampler.rank, sampler.num_replicas
+    sampler = distributed_sampler(loader)
+    rank, step = (0, 1) if sampler is None else (sampler.rank, sampler.num_replicas)
     first = batch_idx * (loader.batch_size or size)
     return range(first * step + rank, (first + size) * step + rank, step)
+
+
+def batches(total: int, batch_size: int, world_size: int) -> list[range]:
+    """The batches that processes share.
+
+    They are those of one process, so that results are its results to the last bit; only where they
+    are too few for all processes, they are smaller.
+
+    Args:
+        total: Images or samples N.
+        batch_size: Numbers in a batch, at most.
+        world_size: Number of processes W.
+
+    Returns:
+        Numbers of each batch, from 0 to N − 1 in order; at least W batches if N ≥ W.
+    """
+    size = max(1, min(batch_size, total // world_size))
+    return [range(first, min(first + size, total)) for first in range(0, total, size)]
+
+
+def batches_of_process(trainer: Trainer, total: int, batch_size: int) -> list[range]:
+    """The batches of this process, see `batches`."""
+    return batches(total, batch_size, trainer.world_size)[trainer.global_rank :: trainer.world_size]
 
 
 def log_means(module: LightningModule, values: Mapping[str, Tensor], batch_idx: int) -> None:
@@ -51,7 +79,7 @@ def log_means(module: LightningModule, values: Mapping[str, Tensor], batch_idx: 
     loader = evaluation_loader(module.trainer)
     for name, value in values.items():
         count = len(value)
-        if isinstance(loader.sampler, DistributedSampler):
+        if distributed_sampler(loader) is not None:
             total = len(loader.dataset)  # type: ignore[arg-type]
             count = sum(n < total for n in image_numbers(loader, batch_idx, count))
         mean = value[:count].float().sum() / max(count, 1)

@@ -1,5 +1,6 @@
 """Drawing a set of samples and writing it down."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,17 +56,17 @@ class SampleLoop(LightningModule):
         if passes:
             self.stage.recalibrate(passes, seed=seed, temperature=temperature)
 
-    def predict_step(self, batch: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
+    def predict_step(self, batch: Sequence[int], batch_idx: int) -> tuple[Tensor, Tensor]:
         """Sample numbers ``(B,)`` and their samples."""
         options = self.options
         samples = self.stage.sample(
             len(batch),
-            generator=RowGenerators(options.seed, batch.tolist(), device=self.device),
+            generator=RowGenerators(options.seed, batch, device=self.device),
             num_steps=options.num_steps,
             mean=options.mean,
             temperature=options.temperature,
         )
-        return batch.cpu(), samples.cpu()
+        return torch.tensor(batch), samples.cpu()
 
 
 def gather(parts: list[tuple[Tensor, Tensor]]) -> Tensor:

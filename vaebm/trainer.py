@@ -9,6 +9,7 @@ from vaebm.benchmark import Settings, benchmark, table, write
 from vaebm.checkpoint import read_checkpoint
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError
+from vaebm.evaluation import batches
 from vaebm.outputs import check_file, check_folder
 from vaebm.sampling import SampleLoop, SampleOptions, gather, write_samples
 from vaebm.stage import Stage
@@ -75,10 +76,11 @@ class VAEBMTrainer(Trainer):
         check_folder(Path(output))
         model.load_state_dict(read_checkpoint(ckpt_path)["state_dict"])
         loop = SampleLoop(model, SampleOptions(seed, num_steps, mean, temperature, recalibrations))
-        loader: DataLoader[int] = DataLoader(
-            range(num_samples),  # type: ignore[arg-type]
-            batch_size=batch_size,
-        )
+        parts = batches(num_samples, batch_size, self.world_size)
+        if len(parts) < self.world_size:
+            raise UsageError(f"{num_samples} samples are too few for {self.world_size} processes")
+        # Batches are shared as they are, not dealt out anew.
+        loader: DataLoader[range] = DataLoader(parts, batch_size=None)  # type: ignore[arg-type]
         samples = gather(self.predict(loop, loader))  # type: ignore[arg-type]
         if self.is_global_zero:
             write_samples(samples, Path(output), model, individual=individual, stretch=stretch)

@@ -10,7 +10,6 @@ from tests.callbacks.test_chain_report import metrics_of, report
 from tests.runs import trained
 from vaebm.annealing import Annealed
 from vaebm.callbacks import AnnealedLikelihood
-from vaebm.callbacks.annealed_likelihood import shares
 
 LIKELIHOOD: dict[str, Any] = {
     "class_path": "vaebm.callbacks.AnnealedLikelihood",
@@ -67,15 +66,6 @@ def test_likelihood_of_a_vae_is_one_line(
     result = report(capsys, tmp_path, LIKELIHOOD, trained().vae)
     assert result.code == 2
     assert ["NoiseSpace(prior='noise')" in line for line in result.errors] == [True]
-
-
-@pytest.mark.parametrize(
-    ("total", "size", "world"), [(10, 4, 1), (10, 4, 3), (2, 100, 2), (6, 100, 4)]
-)
-def test_shares_of_all_ranks_are_everything_once(total: int, size: int, world: int) -> None:
-    parts = [shares(total, size, rank, world) for rank in range(world)]
-    assert [index for part in parts for batch in part for index in batch] == list(range(total))
-    assert all(parts)
 
 
 def test_chains_go_back_from_the_ends_of_all_batches_by_weight() -> None:

@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 from vaebm.annealing import Annealed, AnnealedPath, annealed_weights, sigmoid_betas
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError
+from vaebm.evaluation import batches_of_process
 from vaebm.metrics import AnnealedPartition
 from vaebm.metrics.importance import importance_log_likelihood
 from vaebm.models.layers import cached_weights
@@ -126,7 +127,7 @@ class AnnealedLikelihood(Callback):
         betas = betas if start is None else betas.flip(0)
         purpose = Purpose.ANNEALING if start is None else Purpose.ANNEALING_DOWN
         parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in Annealed._fields]
-        for numbers in self.share(self.num_chains, trainer):
+        for numbers in batches_of_process(trainer, self.num_chains, self.batch_size):
             generator = RowGenerators(self.seed, numbers, stage.device, purpose)
             with stage.frozen_potential() as potential:
                 if start is None:
@@ -154,7 +155,7 @@ class AnnealedLikelihood(Callback):
         log_px, log_h, square = (
             MeanMetric().set_dtype(torch.float64).to(stage.device) for _ in range(3)
         )
-        for indices in self.share(total, trainer):
+        for indices in batches_of_process(trainer, total, self.batch_size):
             image = torch.stack([test[index][0] for index in indices]).to(stage.device)
             generator = RowGenerators(self.seed, indices, stage.device, Purpose.IMPORTANCE)
             with cached_weights(stage.vae):
@@ -168,13 +169,3 @@ class AnnealedLikelihood(Callback):
         mean = log_h.compute()
         variance = (square.compute() - mean**2).clamp(min=0) / total
         return {"log_px_importance": log_px.compute()}, Unnormalised(mean, variance.sqrt())
-
-    def share(self, total: int, trainer: Trainer) -> list[range]:
-        """The batches of this rank."""
-        return shares(total, self.batch_size, trainer.global_rank, trainer.world_size)
-
-
-def shares(total: int, batch_size: int, rank: int, world_size: int) -> list[range]:
-    """The batches of one rank, whose share differs from the others' by one image at most."""
-    first, last = (total * (rank + step) // world_size for step in (0, 1))
-    return [range(k, min(k + batch_size, last)) for k in range(first, last, batch_size)]

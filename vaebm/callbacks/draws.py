@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from vaebm.errors import UsageError
-from vaebm.metrics.numbered_rows import share
+from vaebm.evaluation import batches_of_process
 from vaebm.noise import Purpose, RowGenerators, generator_for
 from vaebm.stage import Stage
 
@@ -49,9 +49,7 @@ def numbered_samples(
     Yields:
         Numbers of samples ``(B,)`` and the samples.
     """
-    numbers = share(num_samples, trainer.global_rank, trainer.world_size)
-    for first in range(0, len(numbers), batch_size):
-        batch = numbers[first : first + batch_size]
+    for batch in batches_of_process(trainer, num_samples, batch_size):
         with trainer.precision_plugin.forward_context():
             samples = draw(RowGenerators(seed, batch, device=device))
         yield torch.tensor(batch), samples

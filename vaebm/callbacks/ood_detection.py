@@ -16,8 +16,8 @@ from vaebm.callbacks.logs import log_folder, log_picture
 from vaebm.callbacks.outside import chosen_images, fit_colours, synthetic_images
 from vaebm.datamodules import ImageDataModule
 from vaebm.errors import UsageError
+from vaebm.evaluation import batches_of_process
 from vaebm.metrics import auroc
-from vaebm.metrics.numbered_rows import share
 from vaebm.models.layers import cached_weights
 from vaebm.noise import Purpose, RowGenerators, generator_for
 from vaebm.plotting import save
@@ -112,13 +112,12 @@ class OODDetection(Callback):
 
     def scores(self, trainer: Trainer, stage: Stage, images: Tensor) -> Scores:
         """What the model says of images, ``(N,)`` each on the CPU, the model's own figure first."""
-        numbers = share(len(images), trainer.global_rank, trainer.world_size)
         parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
         with cached_weights(stage):
-            for first in range(0, len(numbers), self.batch_size):
-                index = torch.tensor(numbers[first : first + self.batch_size])
+            for numbers in batches_of_process(trainer, len(images), self.batch_size):
+                index = torch.tensor(numbers)
                 # Each image has noise of its own, whatever the batch size and processes.
-                generator = RowGenerators(self.seed, index.tolist(), device=stage.device)
+                generator = RowGenerators(self.seed, numbers, device=stage.device)
                 with trainer.precision_plugin.forward_context():
                     terms = stage.log_likelihood(images[index].to(stage.device), generator)
                 for kind, value in scores_of(terms).items():

@@ -19,7 +19,6 @@ from vaebm.datamodules.base import Tensors
 from vaebm.datamodules.encoded_images import EncodedFiles
 from vaebm.errors import DataError, UsageError
 from vaebm.metrics.inception import ImageFeatures
-from vaebm.metrics.numbered_rows import share
 from vaebm.sampling import gather
 from vaebm.stage import images_of
 
@@ -85,7 +84,7 @@ def reference_of(
     if found is not None:
         return found
     device = trainer.strategy.root_device  # an extractor need not have parameters to ask
-    numbers = share(len(part), trainer.global_rank, trainer.world_size)
+    numbers = range(trainer.global_rank, len(part), trainer.world_size)
     sums: list[Any] = [0.0, 0.0]
     rows = []
     for index, images in _batches(data, part, numbers):

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.trainer.states import TrainerFn
 
 from vaebm.callbacks.logs import log_folder
+from vaebm.sampling import gather
 from vaebm.stage import Stage
 
 
@@ -87,16 +88,17 @@ class PredictionsFile(BasePredictionWriter):
         predictions: Any,
         batch_indices: Any,
     ) -> None:
-        """Join the batches; every rank writes the part it computed."""
+        """Join the batches of all processes, in the order of the images."""
         if not (predictions and isinstance(predictions[0], dict)):
             return
+        numbers = torch.tensor(list(flat(batch_indices)))
         arrays = {
-            name: torch.cat([batch[name] for batch in predictions]).cpu().numpy()
+            name: gather([(numbers, torch.cat([batch[name] for batch in predictions]).cpu())])
             for name in predictions[0]
         }
-        arrays["index"] = np.fromiter(flat(batch_indices), int)
-        rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = log_folder(trainer) / f"predictions{rank}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **arrays)  # type: ignore[arg-type]
-        print(f"predictions: {path}")
+        arrays["index"] = gather([(numbers, numbers)])
+        path = log_folder(trainer) / "predictions.npz"
+        if trainer.is_global_zero:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
+            print(f"predictions: {path}")

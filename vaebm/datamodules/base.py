@@ -174,8 +174,16 @@ class ImageDataModule(LightningDataModule):
         return self.loader(self.parts.test)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Test batches in order."""
-        return self.loader(self.parts.test)
+        """Test batches in order.
+
+        Raises:
+            UsageError: If a process would have none.
+        """
+        test: Any = self.parts.test
+        images, processes = len(test), self.trainer.world_size if self.trainer else 1
+        if images < processes:
+            raise UsageError(f"{images} images are too few for {processes} processes")
+        return self.loader(test)
 
     def loader(
         self,

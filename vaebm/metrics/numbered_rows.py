@@ -1,7 +1,5 @@
 """Rows that several processes collect, put in one order."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -39,8 +37,3 @@ class NumberedRows(Metric):
         rows: Tensor = dim_zero_cat(self.rows)
         order: Tensor = dim_zero_cat(self.numbers).argsort()
         return rows[order].cpu().double()
-
-
-def share(total: int, rank: int, world_size: int) -> Sequence[int]:
-    """The sample numbers of one of several processes: together all, none twice."""
-    return range(rank, total, world_size)
