@@ -135,6 +135,18 @@ def test_energy_for_other_images_is_refused_before_training(tmp_path: Path) -> N
         small_trainer(tmp_path).fit(stage, toy_data())
 
 
+class Column(MLPEnergy):
+    """Gives (B, 1), which would silently become (B, B) in a sum."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image)[:, None]
+
+
+def test_energy_of_another_shape_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^Column gives \(2, 1\) of 2 images, but \(2,\) is due"):
+        Column(width=8, depth=1).require_shape((2,))
+
+
 # Noise
 
 

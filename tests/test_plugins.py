@@ -14,7 +14,34 @@ from tests.toys import half_square
 from vaebm.noise import RowGenerators, generator_for
 
 EXAMPLE = Path(__file__).parents[1] / "examples/custom_sampler"
+WRONG = """
+import torch
+from vaebm.samplers import Chain, Sampler, StepInfo
+
+class PointSampler(Sampler):
+    \"\"\"Forgets the batch.\"\"\"
+
+    def __init__(self, num_steps: int = 3) -> None:
+        super().__init__(num_steps)
+
+    def step(self, potential, chain, *, generator):
+        return Chain(chain.state[:1]), StepInfo(potential(chain.state), chain.state.norm(dim=1))
+
+class NaNSampler(PointSampler):
+    \"\"\"Loses one chain.\"\"\"
+
+    def step(self, potential, chain, *, generator):
+        state = chain.state.clone()
+        state[0] = torch.nan
+        return Chain(state), StepInfo(potential(state).detach(), state.norm(dim=1))
+"""
 BROKEN = {
+    "wrong_samplers.py": WRONG,
+    "wrong_samplers-0.1.dist-info/METADATA": "Metadata-Version: 2.1\nName: wrong\nVersion: 0.1\n",
+    "wrong_samplers-0.1.dist-info/entry_points.txt": (
+        "[vaebm.samplers]\nPointSampler = wrong_samplers:PointSampler\n"
+        "NaNSampler = wrong_samplers:NaNSampler\n"
+    ),
     "broken_sampler.py": 'raise ImportError("no such library")\n',
     "broken_sampler-0.3.dist-info/METADATA": "Metadata-Version: 2.1\nName: broken\nVersion: 0.3\n",
     "broken_sampler-0.3.dist-info/entry_points.txt": (
@@ -105,6 +132,35 @@ def test_fit_names_a_broken_plugin_in_one_line(
     trained_with_plugin: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
     assert len(broken_lines(trained_with_plugin[0])) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "complaint"),
+    [
+        ("PointSampler", 2, "PointSampler.step returned a state of (1, 6), but (50, 6) is due"),
+        ("NaNSampler", 1, "1 of 50 chains of NaNSampler ended at NaN or infinity"),
+    ],
+)
+def test_plugin_that_breaks_its_contract_is_named_in_one_line(
+    site: Path, tmp_path: Path, name: str, code: int, complaint: str
+) -> None:
+    trainer = {**STAGE_2["trainer"], "num_sanity_val_steps": 0}
+    overlay(tmp_path / "small.yaml", {**STAGE_2, "trainer": trainer})
+    small = ("--config", "gaussians25_ebm", "--config", "small.yaml")
+    vae = ("--model.vae_checkpoint", trained().vae)
+    result = vaebm(site, tmp_path, "fit", *small, *vae, "--model.sampler", name)
+    errors = [line for line in result.stderr.splitlines() if "error:" in line]
+    assert (result.returncode, len(errors)) == (code, 1), result.stderr
+    assert complaint in errors[0]
+    assert "Traceback" not in result.stderr
+
+
+def test_samples_of_a_plugin_that_are_no_numbers_are_refused(site: Path, tmp_path: Path) -> None:
+    options = ("--model.sampler", "NaNSampler", "--batch_size", 5, "--num_samples", 10)
+    result = vaebm(site, tmp_path, "sample", "--ckpt_path", trained().ebm, *options)
+    assert result.returncode == 1
+    assert "error: 1 of 5 samples hold NaN or infinity" in result.stderr
+    assert not (tmp_path / "samples/samples.npz").exists()
 
 
 def test_checkpoint_of_a_missing_plugin_is_refused_with_its_name(

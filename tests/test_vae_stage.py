@@ -136,6 +136,17 @@ def test_nan_in_a_batch_is_blamed_on_the_data(stage: VAEStage) -> None:
         stage.require_finite(torch.tensor(float("nan")), torch.tensor([1.0, float("nan")]))
 
 
+@pytest.mark.parametrize("part", ["log_px", "kl"])
+def test_elbo_of_another_shape_is_refused(
+    stage: VAEStage, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    terms = ElboTerms(torch.zeros(3), torch.zeros(3, 2))
+    wrong = terms._replace(**{part: getattr(terms, part).sum(-1)})
+    monkeypatch.setattr(type(stage.vae), "elbo", lambda *_, **__: wrong)
+    with pytest.raises(UsageError, match=r"elbo of 3 images gave .* but \(B,\) and \(B, L\)"):
+        stage.elbo_terms(torch.zeros(3, *stage.vae.image_shape), generator_for(0))
+
+
 def test_weights_with_nan_are_never_saved(stage: VAEStage, tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path)
     trainer.strategy.connect(stage)

@@ -207,7 +207,7 @@ class EBMStage(Stage):
         if self.gradient_weight:
             penalty = penalty + self.gradient_weight * squared_slope(energies, images)
         loss: Tensor = gap_loss(energy_gap, self.gap_scale) + penalty
-        self.require_finite(loss, x_data)
+        self.require_finite(loss, x_data, state, self.sampler)
         self.log("train/energy_gap", energy_gap, prog_bar=True)
         self.log("train/penalty", penalty)
         signs = energy_signs(energy_data, energy_model)

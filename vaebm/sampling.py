@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from vaebm.errors import DataError
 from vaebm.noise import RowGenerators
 from vaebm.plotting import draw, save, stretched, tile, to_uint8
 from vaebm.stage import Stage
@@ -66,7 +67,22 @@ class SampleLoop(LightningModule):
             mean=options.mean,
             temperature=options.temperature,
         )
-        return torch.tensor(batch), samples.cpu()
+        return torch.tensor(batch), require_finite(samples.cpu())
+
+
+def require_finite(samples: Tensor) -> Tensor:
+    """The samples, if all are numbers.
+
+    Raises:
+        DataError: If a chain ended at NaN or infinity.
+    """
+    lost = int((~samples.isfinite()).flatten(1).any(1).sum())
+    if lost:
+        raise DataError(
+            f"{lost} of {len(samples)} samples hold NaN or infinity: chains diverged; take fewer "
+            "steps, a smaller step size or an earlier checkpoint"
+        )
+    return samples
 
 
 def gather(parts: list[tuple[Tensor, Tensor]]) -> Tensor:

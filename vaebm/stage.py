@@ -173,10 +173,21 @@ class Stage(StoredModule, ABC):
         return torch.cat(images).to(self.device)
 
     def elbo_terms(self, image: Tensor, generator: Generator) -> ElboTerms:
-        """The evidence lower bound of images with posterior noise from a generator."""
+        """The evidence lower bound of images with posterior noise from a generator.
+
+        Raises:
+            UsageError: If the VAE of a plug-in gives anything but a value for each image.
+        """
         dim = self.vae.latent_dim
         noise = standard_normal(len(image), dim, generator=generator, device=image.device)
-        return self.vae.elbo(image, noise=noise)
+        terms = self.vae.elbo(image, noise=noise)
+        size, shapes = len(image), (tuple(terms.log_px.shape), tuple(terms.kl.shape))
+        if shapes[0] != (size,) or shapes[1][:1] != (size,) or len(shapes[1]) != 2:
+            raise UsageError(
+                f"{type(self.vae).__name__}.elbo of {size} images gave log_px and kl of "
+                "{} and {}, but (B,) and (B, L) are due".format(*shapes)
+            )
+        return terms
 
     def make_optimizer(self) -> Optimizer:
         """Adam on the trained parameters."""
@@ -215,14 +226,20 @@ class Stage(StoredModule, ABC):
             )
         return images
 
-    def require_finite(self, loss: Tensor, batch: Tensor) -> None:
+    def require_finite(
+        self, loss: Tensor, batch: Tensor, chains: Tensor | None = None, sampler: object = None
+    ) -> None:
         """Stop before a NaN reaches the weights, and say whose fault it is."""
         if loss.isfinite():
             return
         if not batch.isfinite().all():
             raise DataError(f"the training batch of step {self.global_step} holds NaN or infinity")
+        what = f"the loss of step {self.global_step} is {loss.item()}"
+        if chains is not None and (lost := int((~chains.isfinite()).any(1).sum())):
+            name = type(sampler).__name__
+            what += f", {lost} of {len(chains)} chains of {name} ended at NaN or infinity"
         raise Diverged(
-            f"training diverged: the loss of step {self.global_step} is {loss.item()}; "
+            f"training diverged: {what}; "
             "the last checkpoint is sound, lower the learning rate or the step size"
         )
 

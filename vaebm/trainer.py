@@ -1,8 +1,10 @@
 """Lightning's Trainer with more to do: sample and benchmark."""
 
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from torch.utils.data import DataLoader
 
 from vaebm.benchmark import Settings, benchmark, table, write
@@ -16,7 +18,21 @@ from vaebm.stage import Stage
 
 
 class VAEBMTrainer(Trainer):
-    """Lightning's Trainer with `sample` and `benchmark`."""
+    """Lightning's Trainer with `sample` and `benchmark`.
+
+    Args:
+        sync_batchnorm: Batch-norm statistics of all processes together, which needs GPUs.
+
+    Raises:
+        UsageError: If several processes on CPUs are to share statistics.
+    """
+
+    def __init__(self, *args: Any, sync_batchnorm: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, sync_batchnorm=sync_batchnorm, **kwargs)
+        if sync_batchnorm and self.world_size > 1 and isinstance(self.accelerator, CPUAccelerator):
+            raise UsageError(
+                "torch synchronises batch norm on GPUs alone: give --trainer.sync_batchnorm false"
+            )
 
     def sample(
         self,

@@ -1,5 +1,7 @@
 """The loop that every sampler shares."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Generator
@@ -23,6 +25,38 @@ class Doubling(Sampler):
         grad_norm = torch.full((len(chain.state),), float(len(self.grad_modes)))
         state = chain.state.mul_(2)  # in place: run must have cloned the start
         return Chain(state, potential(state)), StepInfo(potential(state), grad_norm)
+
+
+class Returning(Sampler):
+    """Returns what it was told to."""
+
+    def __init__(self, found: object) -> None:
+        super().__init__(1)
+        self.found = found
+
+    def step(self, potential: Potential, chain: Chain, *, generator: Generator | None) -> Any:
+        return self.found
+
+
+STATE, VALUE = torch.zeros(3, 2), torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("found", "complaint"),
+    [
+        (STATE, "must return a Chain and a StepInfo"),
+        ((STATE, VALUE), "must return a Chain and a StepInfo"),
+        ((Chain(STATE),), "must return a Chain and a StepInfo"),
+        ((Chain(STATE[:2]), StepInfo(VALUE, VALUE)), r"a state of \(2, 2\), but \(3, 2\) is due"),
+        ((Chain(STATE), StepInfo(STATE, VALUE)), r"a potential of \(3, 2\), but \(3,\) is due"),
+        ((Chain(STATE), StepInfo(VALUE, VALUE[0])), r"a grad_norm of \(\), but \(3,\) is due"),
+        ((Chain(STATE), StepInfo(VALUE, VALUE, 1.0)), r"an accept_prob of float, but"),
+        ((Chain(None), StepInfo(VALUE, VALUE)), r"a state of NoneType, but \(3, 2\) is due"),
+    ],
+)
+def test_step_that_breaks_the_contract_is_refused(found: object, complaint: str) -> None:
+    with pytest.raises(UsageError, match=f"^Returning.step (returned )?{complaint}"):
+        Returning(found).run(half_square, STATE)
 
 
 @pytest.mark.parametrize("num_steps", [0, -1])

@@ -11,6 +11,7 @@ from torch import Tensor
 from vaebm.errors import UsageError
 from vaebm.evaluation import batches_of_process
 from vaebm.noise import Purpose, RowGenerators, generator_for
+from vaebm.sampling import require_finite
 from vaebm.stage import Stage
 
 
@@ -52,7 +53,7 @@ def numbered_samples(
     for batch in batches_of_process(trainer, num_samples, batch_size):
         with trainer.precision_plugin.forward_context():
             samples = draw(RowGenerators(seed, batch, device=device))
-        yield torch.tensor(batch), samples
+        yield torch.tensor(batch), require_finite(samples)
 
 
 def draw_panels(

@@ -239,23 +239,27 @@ class Energy(Configurable, nn.Module, ABC):
 
     @torch.no_grad()
     def require_shape(self, shape: Sequence[int]) -> None:
-        """Try the network on one image, before a network for other images fails in a chain.
+        """Try the network on images, before a network for other images fails in a chain.
 
         Args:
             shape: Shape of one image (C, H, W); of toys (2,).
 
         Raises:
-            UsageError: If it fails.
+            UsageError: If it fails, or gives anything but a value for each image.
         """
         training, like = self.training, next(self.parameters(), torch.zeros(()))
         try:
-            self.eval()(like.new_zeros(1, *shape))
+            found = self.eval()(like.new_zeros(2, *shape))
         except (RuntimeError, ValueError) as error:
             raise UsageError(
                 f"{type(self).__name__} fails on the VAE's images of shape {tuple(shape)}: {error}"
             ) from error
         finally:
             self.train(training)
+        if found.shape != (2,):
+            raise UsageError(
+                f"{type(self).__name__} gives {tuple(found.shape)} of 2 images, but (2,) is due"
+            )
 
     @property
     def needs_data(self) -> bool:

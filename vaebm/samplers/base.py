@@ -153,8 +153,32 @@ class Sampler(Configurable, ABC):
             # Within the step only: what runs between two steps keeps its own mode.
             with torch.inference_mode(False), torch.enable_grad():
                 chain = chain._replace(progress=index / max(num_steps - 1, 1))
-                chain, info = self.step(potential, chain, generator=generator)
+                found = self.step(potential, chain, generator=generator)
+            chain, info = checked(found, type(self).__name__, chain.state.shape)
             yield chain, info
+
+
+def checked(found: Any, name: str, shape: torch.Size) -> tuple[Chain, StepInfo]:
+    """What a kernel's step returned, if it keeps the contract; only shapes are looked at.
+
+    Raises:
+        UsageError: Says what a plug-in returned instead.
+    """
+    if not (isinstance(found, tuple) and [*map(type, found)] == [Chain, StepInfo]):
+        raise UsageError(f"{name}.step must return a Chain and a StepInfo")
+    chain, info = found
+    for what, value, due in (
+        ("a state", chain.state, shape),
+        ("a potential", info.potential, shape[:1]),
+        ("a grad_norm", info.grad_norm, shape[:1]),
+        ("an accept_prob", info.accept_prob, shape[:1]),
+    ):
+        if value is None and what == "an accept_prob":
+            continue
+        if not isinstance(value, Tensor) or value.shape != due:
+            kind = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise UsageError(f"{name}.step returned {what} of {kind}, but {tuple(due)} is due")
+    return chain, info
 
 
 def check_num_steps(num_steps: int) -> int:
