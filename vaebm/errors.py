@@ -25,6 +25,9 @@ def cause_of(error: BaseException) -> BaseException:
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; its type if it says nothing."""
+    if isinstance(error, PermissionError) and error.filename:
+        advice = "choose another place or change the rights of this one"
+        return f"{error.filename}: {error.strerror}; {advice}"
     text = " ".join(str(error).split())
     text = text if len(text) < 600 else f"{text[:600]} ..."
     known = isinstance(error, ValueError | OSError) and text

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
-from vaebm.callbacks.logs import log_config, log_folder
+from vaebm.callbacks.logs import log_config, require_log_folder
 from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
 from vaebm.checkpoint import read_checkpoint, vae_config
 from vaebm.classifier_stage import ClassifierStage
@@ -229,7 +229,7 @@ class SaveConfig(lightning_cli.SaveConfigCallback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Save for `fit` alone: evaluation is described by its checkpoint."""
         if stage == "fit":
-            self.folder = log_folder(trainer)
+            self.folder = require_log_folder(trainer)
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:

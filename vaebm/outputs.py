@@ -6,17 +6,21 @@ from pathlib import Path
 from vaebm.errors import UsageError
 
 
-def check_folder(output: Path) -> None:
+def check_folder(output: Path, option: str = "--output") -> None:
     """Refuse an output folder that cannot be one.
+
+    Args:
+        output: The folder, which need not be there.
+        option: What chooses it.
 
     Raises:
         UsageError: If it is a file, lies below one, or cannot be written to.
     """
     place = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not place.is_dir():
-        raise UsageError(f"--output {output}: {place} is a file, but a folder is due")
+        raise UsageError(f"{option} {output}: {place} is a file, but a folder is due")
     if not os.access(place, os.W_OK):
-        raise UsageError(f"--output {output}: the folder {place} cannot be written to")
+        raise UsageError(f"{option} {output}: the folder {place} cannot be written to")
 
 
 def check_file(output: Path, *, replace: bool) -> None:

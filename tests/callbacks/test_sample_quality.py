@@ -346,7 +346,7 @@ def test_sampling_and_training_take_no_notice_of_it(tmp_path: Path) -> None:
     idle = quality(extractor=None, weights="nowhere")
     fitted(tmp_path, idle, max_steps=1)
     trainer = small_trainer(tmp_path, idle)
-    trainer.predict(SampleLoop(stage(), SampleOptions(seed=0)), DataLoader(range(4)))
+    trainer.predict(SampleLoop(stage(), SampleOptions(seed=0)), DataLoader([range(4)], None))
 
 
 def test_samples_have_the_precision_of_the_trainer(tmp_path: Path) -> None:

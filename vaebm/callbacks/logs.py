@@ -6,6 +6,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure
 
+from vaebm.outputs import check_folder
 from vaebm.plotting import pixels_of
 
 
@@ -29,6 +30,19 @@ def log_folder(trainer: Trainer) -> Path:
         return Path(trainer.log_dir or trainer.default_root_dir)
     # Weights & Biases has one save_dir for all runs, and Lightning's checkpoints go below it.
     return Path(logger.save_dir, str(logger.name), str(logger.version))
+
+
+def require_log_folder(trainer: Trainer) -> Path:
+    """The folder of `log_folder`, if it can be written to; asked before any work.
+
+    Raises:
+        UsageError: If it cannot.
+    """
+    folder = log_folder(trainer)
+    check_folder(
+        folder, "--trainer.default_root_dir" if trainer.logger is None else "--trainer.logger"
+    )
+    return folder
 
 
 def log_config(trainer: Trainer, path: Path) -> None:

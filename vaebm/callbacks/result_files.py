@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.trainer.states import TrainerFn
 
-from vaebm.callbacks.logs import log_folder
+from vaebm.callbacks.logs import log_folder, require_log_folder
 from vaebm.sampling import gather
 from vaebm.stage import Stage
 
@@ -21,6 +21,11 @@ class MetricsFile(Callback):
 
     ``run.json`` beside it says of what model and data, for `vaebm report`.
     """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Try the folder before the work."""
+        if stage in ("validate", "test"):
+            require_log_folder(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write after `validate`, not within a training."""
@@ -80,6 +85,11 @@ class PredictionsFile(BasePredictionWriter):
 
     def __init__(self) -> None:
         super().__init__(write_interval="epoch")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Try the folder before the work; samples go elsewhere."""
+        if stage == "predict" and isinstance(pl_module, Stage):
+            require_log_folder(trainer)
 
     def write_on_epoch_end(
         self,
