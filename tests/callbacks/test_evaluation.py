@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from PIL import Image
 from torch import Tensor
 
@@ -164,6 +165,35 @@ def test_classifier_frechet_is_the_distance_to_its_reference(
 def test_classifier_frechet_refuses_another_reference() -> None:
     with pytest.raises(UsageError, match="reference is 'val', but 'train' or 'test' is due"):
         ClassifierFrechet(reference="val")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_classifier_frechet_measures_at_validations_if_asked_to(
+    tmp_path: Path, validate: bool
+) -> None:
+    callback = ClassifierFrechet(20, epochs=1, validate=validate)
+    trainer = small_trainer(tmp_path, callback, max_steps=2, limit_val_batches=1)
+    trainer.fit(digits_stage(), Bars())
+    names = {name for name in trainer.callback_metrics if name.startswith("val/frechet_")}
+    expected = {f"val/frechet_{of}" for of in ("vae", "vaebm", "test_set")}
+    assert names == (expected if validate else set())
+
+
+def test_classifier_frechet_measures_averaged_weights_in_a_training(tmp_path: Path) -> None:
+    logged = []
+    for averaging in ([], [EMAWeightAveraging(decay=0.5)]):
+        callback = ClassifierFrechet(20, epochs=1, validate=True)
+        trainer = small_trainer(tmp_path, *averaging, callback, max_steps=2, limit_val_batches=1)
+        torch.manual_seed(0)
+        vae = ConvVAE(image_shape=(1, 8, 8), latent_dim=2, channels=4)
+        stage = VAEStage(vae, lr=0.1, seed=0)  # so fast that an average is far from the end
+        trainer.fit(stage, Bars())  # ends with the averaged weights in the stage
+        logged.append(float(trainer.callback_metrics["val/frechet_vae"]))
+        classifier = classifier_of(Bars(), torch.device("cpu"), 1, None)
+        distances = Distances(classifier, Bars().parts.train[:][0])
+        expected = float(distances.to(draw_panels(stage, 20)["VAE"]))
+        assert logged[-1] == pytest.approx(expected, rel=1e-4)
+    assert logged[0] != pytest.approx(logged[1], rel=1e-4)
 
 
 # The classifier that a file keeps
