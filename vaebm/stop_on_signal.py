@@ -49,7 +49,7 @@ class StopOnSignal(Checkpoint):
         if not trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
             return
         path = last_path(trainer)
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         name = signal.Signals(self.received).name if self.received else "another process"
         rank_zero_info(
             f"{name} ends this training at step {trainer.global_step}; it goes on with "
