@@ -1,6 +1,7 @@
 """Random damage to configs and checkpoints."""
 
 import io
+import json
 import pickle
 import random
 import zipfile
@@ -9,8 +10,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import yaml
+from safetensors import safe_open
 
 Place = tuple[Any, Any]  # a dict or list, and a key or an index in it
 EXECUTED = "executed"  # the file that hostile input would make
@@ -125,6 +128,26 @@ def changed_checkpoint(content: bytes, chance: random.Random) -> bytes:
             else:
                 change(place, chance)
     return saved(parts)
+
+
+def changed_export(path: Path, chance: random.Random) -> bytes:
+    """A safetensors file with damaged bytes, or random changes of its settings or tensors."""
+    content = path.read_bytes()
+    if chance.random() < 0.4:
+        return damaged(content, chance)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    weights = safetensors.torch.load(content)
+    if chance.random() < 0.3:
+        name = chance.choice(list(weights))
+        change_tensor((weights, name), chance)
+        weights[name] = torch.zeros(3) if weights[name].is_meta else weights[name].contiguous()
+    else:
+        name = chance.choice([key for key in metadata if key != "format"])
+        settings = {name: json.loads(metadata[name])}
+        change(chance.choice(list(places(settings))), chance)
+        metadata[name] = json.dumps(settings.get(name), default=str)
+    return safetensors.torch.save(weights, metadata)
 
 
 def change_tensor(place: Place, chance: random.Random) -> None:

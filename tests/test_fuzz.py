@@ -21,7 +21,7 @@ from vaebm.config_files import shipped_configs
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 TIMES = int(os.environ.get("VAEBM_FUZZ", "1"))
-CONFIGS, CHECKPOINTS = 200 * TIMES, 60 * TIMES
+CONFIGS, CHECKPOINTS, EXPORTS = 200 * TIMES, 60 * TIMES, 20 * TIMES
 SECONDS = 60
 QUICK = ("--trainer.max_steps", 1, "--trainer.limit_val_batches", 0, "--trainer.accelerator", "cpu")
 SILENT = ("--trainer.enable_progress_bar", "false", "--trainer.devices", 1)
@@ -157,3 +157,23 @@ def test_damaged_checkpoints(trial: Trial) -> None:
         trial(f"checkpoint {seed}", *chance.choice(commands))
     assert not trial.wrong, "\n".join(trial.wrong)
     assert trial.codes[1] + trial.codes[2] > CHECKPOINTS / 4
+
+
+def test_damaged_exports(trial: Trial) -> None:
+    path, whole = trial.folder / "damaged.safetensors", trial.folder / "whole.safetensors"
+    small, vae = trial.folder / "small.yaml", trained().vae
+    small.write_text(yaml.safe_dump(STAGE_2))
+    fit = ("fit", "--config", "gaussians25_ebm.yaml", "--config", small, *QUICK, *SILENT)
+    commands: list[tuple[object, ...]] = [
+        ("sample", "--ckpt_path", path, "--num_samples", 2, "--output", "out"),
+        (*fit, "--model.vae_checkpoint", path),
+        (*fit, "--model.vae_checkpoint", vae, "--ckpt_path", path),
+    ]
+    for seed in range(EXPORTS):
+        chance = random.Random(seed)
+        whole.unlink(missing_ok=True)
+        run(trial.capsys, "export", chance.choice(trained()), "--output", whole)
+        path.write_bytes(fuzz.changed_export(whole, chance))
+        trial(f"export {seed}", *chance.choice(commands))
+    assert not trial.wrong, "\n".join(trial.wrong)
+    assert trial.codes[1] + trial.codes[2] > EXPORTS / 4
