@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tests.official_nvae import OFFICIAL, TABLES
 from vaebm.models import NVAE
-from vaebm.official_arguments import model_arguments
-from vaebm.official_names import official_names
+from vaebm.official.arguments import model_arguments
+from vaebm.official.names import official_names
 
 FIXTURES = Path(__file__).parents[2] / "shared/fixtures"
 needs_fixtures = pytest.mark.skipif(

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.training import ebm_stage, saver, small_trainer, toy_data
-from vaebm.chain_checkpoint import ChainCheckpoint
+from vaebm.checkpoints.chains import ChainCheckpoint
+from vaebm.checkpoints.stop_on_signal import StopOnSignal
 from vaebm.errors import DataError, UsageError
 from vaebm.samplers import ReplayBuffer
-from vaebm.stop_on_signal import StopOnSignal
 
 
 @pytest.fixture

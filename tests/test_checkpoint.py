@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.runs import trained
 from tests.training import ebm_stage, same_weights, saver, small_trainer, toy_data
-from vaebm.checkpoint import load_vae, read_checkpoint, vae_config
+from vaebm.checkpoints.reading import load_vae, read_checkpoint, vae_config
 from vaebm.cli import main
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import DataError, UsageError

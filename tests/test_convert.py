@@ -12,11 +12,11 @@ from torch import Tensor
 
 from tests.official_files import arguments, content, write
 from tests.official_nvae import TABLES, Official, c5, log_gaussian, log_mixture
-from vaebm.checkpoint import load_vae, read_checkpoint
+from vaebm.checkpoints.reading import load_vae, read_checkpoint
 from vaebm.convert import convert, load_nvae
 from vaebm.errors import DataError, UsageError
 from vaebm.models import NVAE
-from vaebm.official_arguments import TRAINING
+from vaebm.official.arguments import TRAINING
 
 KINDS: dict[str, dict[str, Any]] = {
     **{f"table {name}": {"arch_instance": name, "num_channels_enc": 16} for name in TABLES},

@@ -17,13 +17,13 @@ from tests.official_files import content as nvae_content
 from tests.official_files import write as write_nvae
 from tests.runs import Result, overlay, run, trained
 from tests.test_convert import Evil
-from vaebm.checkpoint import load_vae, read_checkpoint
+from vaebm.checkpoints.reading import load_vae, read_checkpoint
 from vaebm.convert import convert, load_energy, load_nvae
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import DataError, UsageError
 from vaebm.models import ResidualEnergy
 from vaebm.models.energy import LAYOUTS
-from vaebm.official_energy import energy_names
+from vaebm.official.energy import energy_names
 from vaebm.samplers import LangevinSampler
 from vaebm.spaces import NoiseSpace
 

@@ -13,9 +13,9 @@ import torch
 
 from tests.runs import STAGE_2, overlay, run, trained
 from tests.training import ebm_stage, same_weights, saver, small_trainer, toy_data
-from vaebm.atomic_io import write_atomically
-from vaebm.checkpoint_io import AtomicCheckpointIO
-from vaebm.last_checkpoint import folders_of, last_checkpoint
+from vaebm.checkpoints.atomic import write_atomically
+from vaebm.checkpoints.io import AtomicCheckpointIO
+from vaebm.checkpoints.last import folders_of, last_checkpoint
 from vaebm.samplers import ReplayBuffer
 
 REPLAY = {"class_path": "vaebm.samplers.ReplayBuffer", "init_args": {"capacity": 120}}

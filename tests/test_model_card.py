@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from tests.runs import trained
-from vaebm.checkpoint_io import AtomicCheckpointIO
-from vaebm.model_card import MARK, commit_of
+from vaebm.checkpoints.io import AtomicCheckpointIO
+from vaebm.checkpoints.model_card import MARK, commit_of
 
 CONTENT = {"state_dict": {"vae.a": torch.zeros(3), "vae.b": torch.zeros(2, 2)}}
 

@@ -14,7 +14,7 @@ from tests.official_files import arguments, content, write
 from tests.runs import LAST, Result, overlay, run
 from tests.test_convert import Evil
 from tests.training import assert_mean_of_ranks
-from vaebm.checkpoint import load_vae
+from vaebm.checkpoints.reading import load_vae
 from vaebm.convert import load_nvae
 from vaebm.datamodules import ImageDataModule
 from vaebm.datamodules.base import Splits, Tensors

@@ -12,7 +12,7 @@ from tests.official_files import FIXTURES, load, needs_fixtures
 from vaebm.convert import energy_of, load_energy, load_nvae
 from vaebm.ebm_stage import EBMStage
 from vaebm.models import ResidualEnergy
-from vaebm.official_energy import energy_names
+from vaebm.official.energy import energy_names
 from vaebm.samplers import LangevinSampler
 from vaebm.spaces import NoiseSpace
 

@@ -15,9 +15,9 @@ from vaebm.models import NVAE
 from vaebm.models.layers import weight_matrices
 from vaebm.models.pixels import quantise
 from vaebm.models.recalibrate import recalibrate_batch_norm
-from vaebm.official_arguments import model_arguments, stage_arguments
-from vaebm.official_names import official_names
-from vaebm.official_weights import load_weights
+from vaebm.official.arguments import model_arguments, stage_arguments
+from vaebm.official.names import official_names
+from vaebm.official.weights import load_weights
 from vaebm.spaces import NoiseSpace
 from vaebm.vae_stage import VAEStage, balance, group_weights
 

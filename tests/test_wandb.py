@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
@@ -26,8 +27,10 @@ SAVER = STAGE_1["trainer"]["callbacks"][-1]  # type: ignore[index]
 
 
 @pytest.fixture(autouse=True)
-def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("WANDB_SILENT", "true")
+    for kind in ("DATA", "CACHE", "CONFIG"):  # not the user's
+        monkeypatch.setenv(f"WANDB_{kind}_DIR", str(tmp_path / f"wandb_{kind.lower()}"))
     yield
     wandb.teardown()  # its process keeps the working directory of the test that started it
 
@@ -44,18 +47,30 @@ def chunks(data: bytes) -> Iterator[tuple[int, bytes]]:
             place += left
             continue
         _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        if place + 7 + length > len(data):
+            return  # it is being written
         yield kind, data[place + 7 : place + 7 + length]
         place += 7 + length
 
 
-def records(folder: Path) -> Iterator[Any]:
+def records(folder: Path) -> list[Any]:
     """The records of the one offline run below a folder."""
+    wandb.finish()  # until then nothing is in the file, and it returns before all is
+    (path,) = folder.rglob("run-*.wandb")
+    for _ in range(100):
+        found = list(parsed(path.read_bytes()))
+        if found and found[-1].WhichOneof("record_type") == "exit":
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"{path} ends without an exit record")
+
+
+def parsed(data: bytes) -> Iterator[Any]:
+    """The whole records of a log."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    wandb.finish()  # until then nothing is in the file
-    (path,) = folder.rglob("run-*.wandb")
     whole = b""
-    for kind, content in chunks(path.read_bytes()):
+    for kind, content in chunks(data):
         whole = content if kind in (1, 2) else whole + content
         if kind in (1, 4):
             record = Record()
@@ -143,9 +158,11 @@ def test_second_run_does_not_touch_the_config_of_the_first(tmp_path: Path) -> No
 def test_checkpoints_are_artifacts_by_a_flag(tmp_path: Path) -> None:
     log = (*LOGGER, "--trainer.logger.mode", "offline", "--trainer.logger.log_model", "all")
     assert fit(tmp_path, "gaussians25_vae", settings(SAVER), *log) == 0
-    models = Run(tmp_path).artifacts["model"]
-    assert models
-    assert set(models) == {"model.ckpt"}
+    artifacts = Run(tmp_path).artifacts
+    assert {kind: set(files) for kind, files in artifacts.items()} == {
+        "config": {"config.yaml"},
+        "model": {"model.ckpt"},
+    }
 
 
 def test_tensorboard_holds_metrics_and_a_picture(tmp_path: Path) -> None:

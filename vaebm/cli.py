@@ -162,9 +162,9 @@ def run_export(args: list[str]) -> None:
         "--output", required=True, type=Path, help="the file to write, NAME.safetensors"
     )
     options = parser.parse_args(args)
-    from vaebm.checkpoint import read_checkpoint
+    from vaebm.checkpoints.reading import read_checkpoint
+    from vaebm.checkpoints.safetensors_file import is_safetensors, write_safetensors
     from vaebm.outputs import check_file
-    from vaebm.safetensors_file import is_safetensors, write_safetensors
 
     if not is_safetensors(options.output):
         raise UsageError(f"--output {options.output}: the name must end in .safetensors")

@@ -12,21 +12,21 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from vaebm.checkpoint import load_data, load_vae
+from vaebm.checkpoints.reading import load_data, load_vae
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import DataError, UsageError
 from vaebm.models.base import VAE
 from vaebm.models.energy import ResidualEnergy
 from vaebm.models.nvae import NVAE
-from vaebm.official_arguments import (
+from vaebm.official.arguments import (
     model_arguments,
     number_of_cells,
     operator_lists,
     stage_arguments,
 )
-from vaebm.official_energy import energy_arguments, energy_names, energy_stage
-from vaebm.official_names import official_names
-from vaebm.official_weights import check_weights, load_weights, plain_weights
+from vaebm.official.energy import energy_arguments, energy_names, energy_stage
+from vaebm.official.names import official_names
+from vaebm.official.weights import check_weights, load_weights, plain_weights
 from vaebm.outputs import check_file
 from vaebm.stage import Stage
 from vaebm.vae_stage import VAEStage

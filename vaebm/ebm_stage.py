@@ -10,9 +10,9 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from vaebm.adam_bound import bound_gradients
-from vaebm.chain_checkpoint import ChainCheckpoint
 from vaebm.chain_potential import ChainPotential
-from vaebm.checkpoint import load_vae
+from vaebm.checkpoints.chains import ChainCheckpoint
+from vaebm.checkpoints.reading import load_vae
 from vaebm.contrast import check_contrast, gap_loss, magnitude, squared_offset, squared_slope
 from vaebm.distributions import at_least_float32
 from vaebm.errors import UsageError

@@ -12,13 +12,13 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from vaebm.callbacks.logs import log_config, require_log_folder
 from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
-from vaebm.checkpoint import read_checkpoint, vae_config
+from vaebm.checkpoints.last import LAST, folders_of, last_checkpoint
+from vaebm.checkpoints.reading import read_checkpoint, vae_config
 from vaebm.classifier_stage import ClassifierStage
 from vaebm.config_files import ConfigByName, EvaluationConfig, vae_of_sibling
 from vaebm.datamodules import datamodules
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError, cause_of
-from vaebm.last_checkpoint import LAST, folders_of, last_checkpoint
 from vaebm.models import models
 from vaebm.registry import unknown_name
 from vaebm.samplers import samplers

@@ -5,10 +5,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule
 
-from vaebm.checkpoint_io import AtomicCheckpointIO
+from vaebm.checkpoints.io import AtomicCheckpointIO
+from vaebm.checkpoints.stop_on_signal import StopOnSignal
 from vaebm.configurable import Configurable, class_path, to_config
 from vaebm.errors import DataError, UsageError
-from vaebm.stop_on_signal import StopOnSignal
 
 
 class StoredModule(Configurable, LightningModule):

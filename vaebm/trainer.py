@@ -8,7 +8,7 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from torch.utils.data import DataLoader
 
 from vaebm.benchmark import Settings, benchmark, table, write
-from vaebm.checkpoint import read_checkpoint
+from vaebm.checkpoints.reading import read_checkpoint
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError
 from vaebm.evaluation import batches

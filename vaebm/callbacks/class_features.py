@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaebm.atomic_io import write_atomically
-from vaebm.checkpoint import load_data
+from vaebm.checkpoints.atomic import write_atomically
+from vaebm.checkpoints.reading import load_data
 from vaebm.errors import DataError, UsageError
 from vaebm.metrics import FrechetDistance
 from vaebm.models.classifier import FeatureExtractor, SmallClassifier, train_classifier

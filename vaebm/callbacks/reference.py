@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from vaebm.atomic_io import write_atomically
 from vaebm.callbacks.class_features import is_relevant
-from vaebm.checkpoint import load_data
+from vaebm.checkpoints.atomic import write_atomically
+from vaebm.checkpoints.reading import load_data
 from vaebm.configurable import class_path
 from vaebm.datamodules import ImageDataModule
 from vaebm.datamodules.base import Tensors

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vaebm.callbacks.draws import numbered_samples
-from vaebm.checkpoint import read_checkpoint
+from vaebm.checkpoints.reading import read_checkpoint
 from vaebm.classifier_stage import ClassifierStage
 from vaebm.configurable import class_path
 from vaebm.datamodules import StackedMNISTDataModule

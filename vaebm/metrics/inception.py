@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vaebm.checkpoint import load_data
+from vaebm.checkpoints.reading import load_data
 from vaebm.errors import DataError, UsageError
 
 

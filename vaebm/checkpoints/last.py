@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from vaebm.checkpoint import read_checkpoint
+from vaebm.checkpoints.reading import read_checkpoint
 from vaebm.errors import DataError
 
 LAST = "last"

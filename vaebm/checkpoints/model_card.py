@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from vaebm.atomic_io import whole_file
+from vaebm.checkpoints.atomic import whole_file
 
 MARK = "<!-- A model card that vaebm writes anew with each checkpoint of this name. -->"
 
@@ -98,7 +98,7 @@ def package() -> str:
     except PackageNotFoundError:  # imported from a checkout that was never installed
         return "0.0.0"
     origin = json.loads(found.read_text("direct_url.json") or "{}")
-    commit = origin.get("vcs_info", {}).get("commit_id") or commit_of(Path(__file__).parents[1])
+    commit = origin.get("vcs_info", {}).get("commit_id") or commit_of(Path(__file__).parents[2])
     return f"{found.version}, commit {commit}" if commit else found.version
 
 

@@ -6,9 +6,9 @@ from typing import Any
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 
-from vaebm.atomic_io import write_atomically
-from vaebm.model_card import card_of, remove_card, write_card
-from vaebm.safetensors_file import is_safetensors, read_safetensors
+from vaebm.checkpoints.atomic import write_atomically
+from vaebm.checkpoints.model_card import card_of, remove_card, write_card
+from vaebm.checkpoints.safetensors_file import is_safetensors, read_safetensors
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from vaebm.checkpoints.safetensors_file import is_safetensors, read_safetensors
 from vaebm.configurable import Configurable, find_class, from_config
 from vaebm.errors import DataError, UsageError
 from vaebm.models.base import VAE
-from vaebm.safetensors_file import is_safetensors, read_safetensors
 
 
 def load_data(path: str | Path, allowed: Sequence[type] = ()) -> Any:

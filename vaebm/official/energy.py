@@ -10,7 +10,7 @@ from vaebm.ebm_stage import EBMStage
 from vaebm.errors import DataError
 from vaebm.models.base import VAE
 from vaebm.models.energy import LAYOUTS, Layout, ResidualEnergy
-from vaebm.official_names import leaf
+from vaebm.official.names import leaf
 from vaebm.samplers import LangevinSampler
 from vaebm.spaces import NoiseSpace
 

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from vaebm.atomic_io import write_atomically
+from vaebm.checkpoints.atomic import write_atomically
 from vaebm.errors import DataError, UsageError
 from vaebm.samplers.replay import ReplayBuffer
 

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from vaebm.atomic_io import whole_file
+from vaebm.checkpoints.atomic import whole_file
 from vaebm.errors import DataError
 
 SETTINGS = ("hyper_parameters", "datamodule_hyper_parameters", "global_step", "epoch", "metrics")
