@@ -1,10 +1,12 @@
 """Trainings that are interrupted, and go on with ``--ckpt_path last``."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.training import ebm_stage, same_weights, saver, small_trainer, toy_da
 from vaebm.checkpoints.atomic import write_atomically
 from vaebm.checkpoints.io import AtomicCheckpointIO
 from vaebm.checkpoints.last import folders_of, last_checkpoint
+from vaebm.checkpoints.reading import read_checkpoint
 from vaebm.samplers import ReplayBuffer
 
 REPLAY = {"class_path": "vaebm.samplers.ReplayBuffer", "init_args": {"capacity": 120}}
@@ -189,6 +192,60 @@ def test_a_full_disk_ends_the_training_in_one_line_and_keeps_the_last_checkpoint
     assert len(result.errors) == 1
     assert "No space left on device" in result.errors[0]
     assert end_of(tmp_path)["global_step"] > 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("file systems can be mounted by root alone")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("config", ["gaussians25_ebm", "gaussians25_ebm_persistent"])
+def test_a_disk_that_runs_full_ends_the_training_in_one_line(
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    config: str,
+) -> None:
+    vae = trained().vae
+    monkeypatch.chdir(small_disk)
+    every = settings(10_000)
+    all_of_them = {**SAVER["init_args"], "save_top_k": -1}  # type: ignore[dict-item]
+    every["trainer"]["callbacks"] = [{**SAVER, "init_args": all_of_them}]
+    overlay(small_disk / "small.yaml", every)
+    args = ("fit", "--config", config, "--config", "small.yaml")
+    result = run(capsys, *args, "--model.vae_checkpoint", vae)
+    assert (result.code, len(result.errors)) == (1, 1), result.err
+    assert "No space left on device; make room" in result.errors[0]
+    found = list(small_disk.glob("runs/*/*/checkpoints/*.ckpt"))
+    assert found
+    assert not list(small_disk.rglob("*.part"))
+    for path in found:
+        assert read_checkpoint(path)["global_step"] > 0
+
+
+def test_a_file_that_grows_too_large_is_named_and_the_old_one_kept(tmp_path: Path) -> None:
+    script = """
+import resource, torch
+from pathlib import Path
+from vaebm.checkpoints.atomic import write_atomically
+write_atomically(Path("a.ckpt"), 1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_atomically(Path("a.ckpt"), torch.zeros(100_000))
+except OSError as error:
+    print(error, torch.load("a.ckpt"))
+"""
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert result.stdout == "[Errno 27] File too large: 'a.ckpt' 1\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
 
 
 def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:

@@ -1,5 +1,13 @@
 """Errors that are a user's to mend: the command line prints their one line and no traceback."""
 
+import errno
+
+ADVICE = {
+    errno.EACCES: "; choose another place or change the rights of this one",
+    errno.ENOSPC: "; make room, then repeat the command, a training with --ckpt_path last",
+}
+"""What to do about errors of the system, by number."""
+
 
 class UsageError(ValueError):
     """A wrong argument, path or combination of options; the command line exits with 2."""
@@ -25,9 +33,9 @@ def cause_of(error: BaseException) -> BaseException:
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; its type if it says nothing."""
-    if isinstance(error, PermissionError) and error.filename:
-        advice = "choose another place or change the rights of this one"
-        return f"{error.filename}: {error.strerror}; {advice}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        advice = ADVICE.get(error.errno or 0, "")
+        return f"{error.filename}: {error.strerror}{advice}"
     text = " ".join(str(error).split())
     text = text if len(text) < 600 else f"{text[:600]} ..."
     known = isinstance(error, ValueError | OSError) and text

@@ -18,6 +18,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     Args:
         path: The file; its folder is made.
+
+    Raises:
+        OSError: With the name of the file, if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -27,8 +30,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())  # or a power cut leaves a name without content
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        # torch answers what its file raised with a RuntimeError that says nothing of a full disk.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
 
 

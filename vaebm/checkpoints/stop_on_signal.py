@@ -60,9 +60,9 @@ class StopOnSignal(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Tell who pressed Ctrl-C where the last checkpoint is."""
+        """Tell who pressed Ctrl-C, or whose disk is full, where the last checkpoint is."""
         self._stop_listening()
-        if isinstance(exception, KeyboardInterrupt):
+        if isinstance(exception, KeyboardInterrupt | OSError):
             saved = newest(last_path(trainer).parent)
             which = f"the last checkpoint is {saved}" if saved else "there is no checkpoint yet"
             rank_zero_info(f"interrupted at step {trainer.global_step}: {which}")
