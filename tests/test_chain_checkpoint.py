@@ -23,8 +23,14 @@ def replay() -> ReplayBuffer:
 
 def write(callback: ChainCheckpoint, folder: Path, step: int, rank: int = 0) -> None:
     """Save for a step."""
+    # Of several processes the first one chooses the folder.
+    strategy = SimpleNamespace(broadcast=lambda _: str(folder / "chains"), barrier=lambda: None)
     trainer: Any = SimpleNamespace(
-        global_rank=rank, checkpoint_callback=None, default_root_dir=folder
+        global_rank=rank,
+        world_size=1,
+        strategy=strategy,
+        checkpoint_callback=None,
+        default_root_dir=folder,
     )
     callback.on_save_checkpoint(trainer, None, {"global_step": step})  # type: ignore[arg-type]
 

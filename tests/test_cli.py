@@ -65,6 +65,21 @@ def test_help_lists_all_commands(vaebm: Run) -> None:
     assert [line.split()[0] for line in block.splitlines()] == list(COMMANDS)
 
 
+@pytest.mark.parametrize("option", [["--config", "{}"], ["--config={}"], ["-c", "{}"]])
+def test_options_override_configs_wherever_they_stand(vaebm: Run, option: list[str]) -> None:
+    config = [part.format("gaussians25_vae") for part in option]
+    result = vaebm("fit", "--trainer.max_steps", 3, *config, "--print_config")
+    assert yaml.safe_load(result.out)["trainer"]["max_steps"] == 3
+
+
+def test_config_of_a_resumed_training_does_not_change_what_is_evaluated(vaebm: Run) -> None:
+    vaebm("sample", "--ckpt_path", trained().ebm, "--output", "a")
+    Path("saved.yaml").write_text(f"ckpt_path: {trained().vae}\n")
+    result = vaebm("sample", "--ckpt_path", trained().ebm, "--config=saved.yaml", "--output", "b")
+    assert result.code == 0, result.err
+    assert np.array_equal(samples("a"), samples("b"))
+
+
 def test_commands_are_those_of_the_parser_and_the_light_ones() -> None:
     assert set(COMMANDS) == {
         *VAEBMCLI.subcommands(),

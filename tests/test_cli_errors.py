@@ -175,6 +175,45 @@ def test_sample_refuses_a_number_below_one(refused: BadRun, option: str) -> None
     assert option.split("=")[0] in refused(2, "sample", "--ckpt_path", trained().ebm, option)
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--trainer.limit_predict_batches", 1), "--num_samples"),
+        (("--trainer.limit_predict_batches", 0), "--num_samples"),
+        (("--trainer.strategy=ddp_fork", "--trainer.devices=2"), "--trainer.strategy ddp"),
+    ],
+)
+def test_sample_refuses_what_loses_samples(
+    refused: BadRun, options: tuple[object, ...], complaint: str
+) -> None:
+    cpu = ("--trainer.accelerator", "cpu")
+    assert complaint in refused(2, "sample", "--ckpt_path", trained().ebm, *cpu, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--trainer.max_steps", -5), "`max_steps` must be a non-negative integer"),
+        (("--trainer.strategy", "foo"), "invalid strategy name"),
+        (("--trainer.sync_batchnorm=true", "--trainer.devices=2"), "sync_batchnorm false"),
+        (
+            ("--trainer.logger=WandbLogger", "--trainer.logger.log_model=true",
+             "--trainer.logger.offline=true"),
+            "Providing log_model=True and offline=True is an invalid",
+        ),
+    ],
+)  # fmt: skip
+def test_options_of_the_trainer_that_make_no_sense_are_refused(
+    refused: BadRun, options: tuple[object, ...], complaint: str
+) -> None:
+    cpu = ("--trainer.accelerator", "cpu")
+    assert complaint in refused(2, "fit", "--config", "gaussians25_vae", *cpu, *options)
+
+
+def test_arguments_of_list_are_refused(refused: BadRun) -> None:
+    assert "unrecognized arguments: foo" in refused(2, "list", "foo")
+
+
 @pytest.mark.parametrize("output", ["taken", "taken/deeper"])
 def test_sample_refuses_an_output_that_is_a_file(refused: BadRun, output: str) -> None:
     Path("taken").write_text("mine")

@@ -17,10 +17,11 @@ from tests.runs import STAGE_2, overlay, run, trained
 from tests.training import ebm_stage, same_weights, saver, small_trainer, toy_data
 from vaebm.checkpoints.atomic import write_atomically
 from vaebm.checkpoints.io import AtomicCheckpointIO
-from vaebm.checkpoints.last import folders_of, last_checkpoint
+from vaebm.checkpoints.last import last_checkpoint
 from vaebm.checkpoints.reading import read_checkpoint
 from vaebm.samplers import ReplayBuffer
 
+WANDB = "lightning.pytorch.loggers.WandbLogger"
 REPLAY = {"class_path": "vaebm.samplers.ReplayBuffer", "init_args": {"capacity": 120}}
 SAVER = {
     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
@@ -246,52 +247,6 @@ except OSError as error:
     result = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert result.stdout == "[Errno 27] File too large: 'a.ckpt' 1\n"
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
-
-
-def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
-    small_trainer(tmp_path, saver(tmp_path, 2), max_steps=4).fit(ebm_stage(), toy_data())
-    for name in ("last.ckpt", "step=4.ckpt"):
-        whole = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.warns(UserWarning, match="step=4.ckpt.*an older one is tried"):
-        found = last_checkpoint([tmp_path])
-    assert found == tmp_path / "step=2.ckpt"
-
-
-@pytest.mark.parametrize(
-    ("trainer", "folder"),
-    [
-        ({"logger": {"init_args": {"save_dir": "runs", "name": "a"}}}, "runs/a"),
-        ({"logger": [{"init_args": {"save_dir": "runs", "name": "a"}}]}, "runs/a"),
-        ({"logger": {"init_args": {"save_dir": "w", "project": "p", "name": "n"}}}, "w/p"),
-        ({"logger": False, "default_root_dir": "here"}, "here/checkpoints"),
-        ({"logger": None}, "lightning_logs"),
-        ({}, "lightning_logs"),
-    ],
-)
-def test_the_folder_of_a_run_is_its_logger_s(trainer: dict[str, Any], folder: str) -> None:
-    assert folders_of(trainer) == [Path(folder)]
-    saver = {"init_args": {"dirpath": "d"}}
-    assert folders_of({**trainer, "callbacks": [saver]}) == [Path(folder), Path("d")]
-
-
-def test_without_a_checkpoint_the_training_starts_at_its_beginning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    overlay(tmp_path / "small.yaml", settings(2))
-    args = ["fit", "--config", "gaussians25_ebm", "--config", "small.yaml", "--ckpt_path", "last"]
-    assert run(capsys, *args, "--model.vae_checkpoint", trained().vae).code == 0
-    # The VAE comes from the checkpoint then.
-    assert run(capsys, *args, "--trainer.max_steps", 4).code == 0
-    assert end_of(tmp_path)["global_step"] == 4
-
-
-@pytest.mark.parametrize("command", ["test", "sample", "predict"])
-def test_last_is_for_trainings(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    result = run(capsys, command, "--config", "gaussians25_ebm", "--ckpt_path", "last")
-    assert result.code == 2
-    assert len(result.errors) == 1
 
 
 def test_chains_of_other_processes_are_dealt_out() -> None:

@@ -54,11 +54,11 @@ def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 
 def ebm_stage(replay: ReplayBuffer | None = None, **options: Any) -> EBMStage:
-    """Stage 2 on a small VAE of points, whose weights are always the same."""
+    """Stage 2 on points, whose first weights are always the same."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae = MLPVAE(latent_dim=3, width=8, depth=1)
-    energy = MLPEnergy(width=8, depth=1)
+        energy = MLPEnergy(width=8, depth=1)
     sampler = LangevinSampler(2, step_size=0.01)
     defaults: dict[str, Any] = {"lr": 1e-2, "seed": 5}
     return EBMStage(energy, sampler, NoiseSpace(), replay, vae=vae, **(defaults | options))

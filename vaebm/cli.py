@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vaebm import __version__
-from vaebm.errors import UsageError, cause_of, first_line
+from vaebm.errors import UsageError, cause_of, first_line, is_misuse
 from vaebm.registry import find_plugins, is_builtin, origin, unknown_name
 
 COMMANDS = {
@@ -77,7 +77,7 @@ def main(args: list[str] | None = None) -> int:
             traceback.print_exc()
         error = cause_of(raised)
         print(f"vaebm: error: {first_line(error)}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return 2 if is_misuse(error) else 1
     return 0
 
 
@@ -98,6 +98,8 @@ def dispatch(args: list[str]) -> None:
     elif args[0] == "--version":
         print(f"vaebm {__version__}")
     elif args[0] == "list":
+        parser = OneLineParser("vaebm list", description=COMMANDS["list"], allow_abbrev=False)
+        parser.parse_args(args[1:])
         print("\n".join(listing()))
     elif args[0] == "convert":
         run_convert(args[1:])

@@ -61,7 +61,9 @@ def script(shell: str, commands: Mapping[str, str]) -> str:
             argument = parser.add_argument(option, choices=choices, help="")
             if option.removeprefix("--").removeprefix("model.") in FILES:
                 argument.complete = shtab.FILE  # type: ignore[attr-defined]
-    return str(shtab.complete(root, shell))
+    text = str(shtab.complete(root, shell))
+    # Files, where there is nothing else: paths of configs, folders of runs.
+    return text.replace("complete -o bashdefault ", "complete -o bashdefault -o default ")
 
 
 def options_of(command: str) -> dict[str, list[str] | None]:
@@ -80,7 +82,7 @@ def options_of(command: str) -> dict[str, list[str] | None]:
         longest = max(action.option_strings, key=len, default="")
         if longest.startswith("--") and longest != "--help":
             found[longest] = [str(c) for c in action.choices] if action.choices else None
-    found["--config"] = list(shipped_configs())
+    found["--config"] = found["-c"] = list(shipped_configs())
     return {**found, **class_options("--model", STAGES), **nested_options()}
 
 

@@ -71,11 +71,14 @@ def without_model(name: str) -> str:
         config = yaml.load(Path(path).read_text(), FloatLoader)  # a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError):
         return path  # jsonargparse says what is wrong with it
-    model = config.get("model") if isinstance(config, dict) else None
-    if not (isinstance(model, str) or (isinstance(model, dict) and "class_path" in model)):
+    if not isinstance(config, dict):
         return path
-    rest = {key: value for key, value in config.items() if key != "model"}
-    return str(yaml.safe_dump(rest))
+    model = config.get("model")
+    whole = isinstance(model, str) or (isinstance(model, dict) and "class_path" in model)
+    # What the training went on from is not what is evaluated.
+    unwanted = {"ckpt_path", "model"} if whole else {"ckpt_path"}
+    rest = {key: value for key, value in config.items() if key not in unwanted}
+    return path if rest == config else str(yaml.safe_dump(rest))
 
 
 def vae_of_sibling(name: str) -> dict[str, Any] | None:

@@ -21,11 +21,17 @@ class Diverged(DataError):
     """A training whose loss is no number any more."""
 
 
+def is_misuse(error: BaseException) -> bool:
+    """Whether an error is a wrong use of the command line, in our words or in Lightning's."""
+    # By name: Lightning may not be imported.
+    return isinstance(error, UsageError) or type(error).__name__ == "MisconfigurationException"
+
+
 def cause_of(error: BaseException) -> BaseException:
-    """The error of ours that a library wrapped into `error`, else `error` itself."""
+    """The clear error that a library wrapped into `error`, else `error` itself."""
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, UsageError | DataError):
+        if is_misuse(link) or isinstance(link, DataError):
             return link
         link = link.__cause__
     return error
@@ -38,5 +44,5 @@ def first_line(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}{advice}"
     text = " ".join(str(error).split())
     text = text if len(text) < 600 else f"{text[:600]} ..."
-    known = isinstance(error, ValueError | OSError) and text
+    known = (is_misuse(error) or isinstance(error, ValueError | OSError)) and text
     return text if known else f"{type(error).__name__}: {text}".rstrip(": ")

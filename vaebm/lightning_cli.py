@@ -2,17 +2,20 @@
 
 import re
 from difflib import get_close_matches
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch.cli as lightning_cli
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from vaebm.arguments import checkpoint_of, configs_first, options_of
 from vaebm.callbacks.logs import log_config, require_log_folder
 from vaebm.callbacks.result_files import MetricsFile, PredictionsFile
-from vaebm.checkpoints.last import LAST, folders_of, last_checkpoint
+from vaebm.checkpoints.last import LAST, agreed, folders_of, last_checkpoint
 from vaebm.checkpoints.reading import read_checkpoint, vae_config
 from vaebm.classifier_stage import ClassifierStage
 from vaebm.config_files import ConfigByName, EvaluationConfig, vae_of_sibling
@@ -72,22 +75,6 @@ def known_classes() -> list[str]:
     return stages + [n for r in (samplers, spaces, models, datamodules) for n in r.names()]
 
 
-def options_of(args: list[str], name: str) -> list[str]:
-    """All values of ``--name`` on a command line."""
-    found = []
-    for option, following in zip(args, [*args[1:], ""], strict=True):
-        if option == f"--{name}" or (name == "config" and option == "-c"):
-            found.append(following)
-        elif option.startswith(f"--{name}="):
-            found.append(option.partition("=")[2])
-    return found
-
-
-def checkpoint_of(args: list[str]) -> str | None:
-    """The value of ``--ckpt_path`` on a command line, the last one if there are several."""
-    return next(reversed(options_of(args, "ckpt_path")), None)
-
-
 def has_no_vae(model: Namespace | None) -> bool:
     """Whether settings of a stage 2 name no VAE, neither a checkpoint nor an architecture."""
     init_args = model.get("init_args", {}) if model is not None else {}
@@ -104,7 +91,7 @@ class VAEBMCLI(LightningCLI):
 
     def __init__(self, args: list[str], **kwargs: Any) -> None:
         ckpt_path = checkpoint_of(args)
-        self.args = args
+        self.args = args = configs_first(args)
         self.name = next((arg for arg in args if arg in self.subcommands()), "")
         named = ckpt_path is not None and ckpt_path != LAST
         self.checkpoint = read_checkpoint(str(ckpt_path)) if named else None
@@ -189,7 +176,8 @@ class VAEBMCLI(LightningCLI):
         if self.name != "fit":
             raise UsageError(f"--ckpt_path {LAST} is for vaebm fit: give vaebm {self.name} a path")
         folders = folders_of(settings.trainer.as_dict())
-        path = last_checkpoint(folders)
+        name = str((settings.get("model") or {}).get("class_path", "")).rpartition(".")[2]
+        path = agreed(lambda: last_checkpoint(folders, name))
         if path is None:
             where = " or ".join(map(str, folders))
             rank_zero_info(f"no checkpoint below {where} yet: the training starts at its beginning")
@@ -208,10 +196,25 @@ class VAEBMCLI(LightningCLI):
                 "--ckpt_path is a checkpoint of weights alone, as `vaebm convert` writes it: no "
                 "training can be resumed from it, but --model.vae_checkpoint takes it for stage 2"
             )
+        if self.subcommand == "fit" and self.checkpoint:
+            step, steps = self.checkpoint["global_step"], config.trainer.max_steps
+            if 0 <= steps <= step:
+                rank_zero_info(f"nothing is left to do: of {steps} steps {step} are done")
+                print(f"checkpoint: {config.ckpt_path}")
+                raise SystemExit(0)
         if self.subcommand not in ("fit", "benchmark") and config.get("ckpt_path") is None:
             raise UsageError(f"vaebm {self.subcommand} needs --ckpt_path PATH of a checkpoint")
         if self.subcommand not in ("sample", "benchmark") and config.get("data") is None:
             raise UsageError(f"vaebm {self.subcommand} needs data: --config NAME, or --data CLASS")
+
+    def before_fit(self) -> None:
+        """Keep the figures of an earlier part of the run, which Lightning would remove."""
+        for logger in self.trainer.loggers if self.trainer.is_global_zero else []:
+            if isinstance(logger, CSVLogger):
+                figures = Path(logger.log_dir, "metrics.csv")
+                if figures.exists():
+                    names = (figures.with_name(f"metrics-{number}.csv") for number in count(1))
+                    figures.rename(next(path for path in names if not path.exists()))
 
     def after_fit(self) -> None:
         """Tell where the result is."""
@@ -230,6 +233,9 @@ class SaveConfig(lightning_cli.SaveConfigCallback):
         """Save for `fit` alone: evaluation is described by its checkpoint."""
         if stage == "fit":
             self.folder = require_log_folder(trainer)
+            if trainer.logger is None:  # beside the checkpoints; a config.yaml here may be a user's
+                own = getattr(trainer.checkpoint_callback, "dirpath", None)
+                self.folder = Path(own or self.folder / "checkpoints")
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:

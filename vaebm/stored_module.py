@@ -33,8 +33,14 @@ class StoredModule(Configurable, LightningModule):
         return [StopOnSignal()]
 
     def setup(self, stage: str) -> None:
-        """Have checkpoints written whole or not at all."""
+        """Have checkpoints written whole or not at all; go on from one on all processes."""
         AtomicCheckpointIO.use_in(self.trainer)
+        strategy, path = self.trainer.strategy, str(self.trainer.ckpt_path)
+        if not strategy.reduce_boolean_decision(path == strategy.broadcast(path)):
+            raise UsageError(
+                f"processes would go on from different checkpoints, one from {path}: another "
+                "training writes to the same folder; name the checkpoint with --ckpt_path"
+            )
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

@@ -1,10 +1,12 @@
 """Lightning's Trainer with more to do: sample and benchmark."""
 
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch.utils.data import DataLoader
 
 from vaebm.benchmark import Settings, benchmark, table, write
@@ -24,11 +26,17 @@ class VAEBMTrainer(Trainer):
         sync_batchnorm: Batch-norm statistics of all processes together, which needs GPUs.
 
     Raises:
-        UsageError: If several processes on CPUs are to share statistics.
+        UsageError: If several processes on CPUs are to share statistics, or options make no sense.
     """
 
     def __init__(self, *args: Any, sync_batchnorm: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, sync_batchnorm=sync_batchnorm, **kwargs)
+        try:
+            super().__init__(*args, sync_batchnorm=sync_batchnorm, **kwargs)
+        except ValueError as error:
+            raise UsageError(f"trainer: {error}") from error
+        if kwargs.get("fast_dev_run"):  # Lightning's still writes its last one
+            saving, callbacks = self.checkpoint_callbacks, self.callbacks  # type: ignore[has-type]
+            self.callbacks = [one for one in callbacks if one not in saving]
         if sync_batchnorm and self.world_size > 1 and isinstance(self.accelerator, CPUAccelerator):
             raise UsageError(
                 "torch synchronises batch norm on GPUs alone: give --trainer.sync_batchnorm false"
@@ -89,6 +97,11 @@ class VAEBMTrainer(Trainer):
             raise UsageError("--temperature must be above 0, and --recalibrations 0 or more")
         if stretch and len(model.vae.image_shape) == 1:
             raise UsageError("--stretch is for images, but this model draws points")
+        limit = self.limit_predict_batches
+        if limit != 1 or isinstance(limit, int):  # 1.0 is all of them
+            raise UsageError("--trainer.limit_predict_batches is not for samples: --num_samples is")
+        if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
+            raise UsageError("vaebm sample takes --trainer.strategy ddp, which starts programs")
         check_folder(Path(output))
         model.load_state_dict(read_checkpoint(ckpt_path)["state_dict"])
         loop = SampleLoop(model, SampleOptions(seed, num_steps, mean, temperature, recalibrations))
@@ -96,11 +109,12 @@ class VAEBMTrainer(Trainer):
         if len(parts) < self.world_size:
             raise UsageError(f"{num_samples} samples are too few for {self.world_size} processes")
         # Batches are shared as they are, not dealt out anew.
-        loader: DataLoader[range] = DataLoader(parts, batch_size=None)  # type: ignore[arg-type]
+        numbers: Any = [list(part) for part in parts]
+        loader: DataLoader[Any] = DataLoader(numbers, collate_fn=itemgetter(0))
         samples = gather(self.predict(loop, loader))  # type: ignore[arg-type]
         if self.is_global_zero:
             write_samples(samples, Path(output), model, individual=individual, stretch=stretch)
-            print(f"{num_samples} samples: {Path(output) / 'samples.npz'}, grid.png")
+            print(f"{len(samples)} samples: {Path(output) / 'samples.npz'}, grid.png")
 
     def benchmark(
         self,

@@ -34,7 +34,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
         # torch answers what its file raised with a RuntimeError that says nothing of a full disk.
         cause = error.__context__ if isinstance(error, RuntimeError) else error
-        if isinstance(cause, OSError):
+        if isinstance(cause, OSError) and cause.errno:
             raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
 

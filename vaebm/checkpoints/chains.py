@@ -1,8 +1,11 @@
 """Keeps persistent chains across interruptions."""
 
 import pickle
+from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,7 +23,9 @@ class ChainCheckpoint(Callback):
     A Lightning checkpoint is written by rank 0 alone and is meant to stay small; chains are
     neither. Each rank writes ``chains/step=S-rank=R.pt`` atomically. The last two files stay: a
     run that dies between the chains and the checkpoint still finds those of the checkpoint. The
-    folder is that of the first ModelCheckpoint; a checkpoint moved elsewhere takes it along.
+    folder is that of the first ModelCheckpoint; a checkpoint moved elsewhere takes it along. Where
+    another training has left its chains, the folder is ``chains-v1`` and so on; the checkpoint
+    knows.
 
     Args:
         replay: The buffer to keep.
@@ -31,14 +36,30 @@ class ChainCheckpoint(Callback):
     def __init__(self, replay: ReplayBuffer) -> None:
         super().__init__()
         self.replay = replay
+        self._processes = 1
+        self._folder: Path | None = None
+        self._resumed: Path | None = None
         self._written: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the folder of an earlier training."""
+        self._folder = self._resumed = self._written = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the chains of a checkpoint are, and of how many processes."""
+        name = self._folder.name if self._folder else "chains"
+        return {"folder": name, "processes": self._processes}
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Write this rank's chains for the step of the checkpoint."""
-        folder = self._save_folder(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
+        if self._folder is None:
+            self._folder = Path(trainer.strategy.broadcast(str(self._free_folder(trainer))))
+            self._processes = trainer.world_size
+        # Lightning asked for the state before.
+        checkpoint.setdefault("callbacks", {})[self.state_key] = self.state_dict()
+        folder = self._folder
         path = self._file(folder, checkpoint["global_step"], trainer.global_rank)
         if path == self._written:  # several checkpoints of one step share their chains
             return
@@ -46,6 +67,7 @@ class ChainCheckpoint(Callback):
         for old in self._files(folder, trainer.global_rank)[: -self.keep]:
             old.unlink(missing_ok=True)
         self._written = path
+        trainer.strategy.barrier()  # all chains come before the checkpoint
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -54,9 +76,16 @@ class ChainCheckpoint(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         step = checkpoint["global_step"]
-        folder = Path(str(trainer.ckpt_path)).parent / "chains"
+        folder, processes = place_of(Path(str(trainer.ckpt_path)), checkpoint)
+        self._resumed = folder
         path = self._file(folder, step, trainer.global_rank)
         ranks = sorted(folder.glob(f"step={step}-rank=*.pt"))
+        if 0 < len(ranks) < processes:
+            raise UsageError(
+                f"{folder} holds the chains of {len(ranks)} of {processes} processes for "
+                f"step {step}: resume from another checkpoint, or remove that folder to start the "
+                "chains afresh"
+            )
         if ranks and len(ranks) != trainer.world_size:
             self._redistribute(ranks, trainer)
             return
@@ -82,11 +111,14 @@ class ChainCheckpoint(Callback):
         states = [_read(path) for path in paths]
         self.replay.load_share(states, trainer.global_rank, trainer.world_size)
 
-    @staticmethod
-    def _save_folder(trainer: Trainer) -> Path:
+    def _free_folder(self, trainer: Trainer) -> Path:
+        """A folder beside the checkpoints that holds no other training's chains."""
         saver = trainer.checkpoint_callback
-        folder = getattr(saver, "dirpath", None) or trainer.default_root_dir
-        return Path(folder) / "chains"
+        folder = Path(getattr(saver, "dirpath", None) or trainer.default_root_dir)
+        names = chain(["chains"], (f"chains-v{number}" for number in count(1)))
+        own = self._resumed.absolute() if self._resumed else None
+        found = map(folder.joinpath, names)
+        return next(path for path in found if not path.exists() or path.absolute() == own)
 
     @staticmethod
     def _file(folder: Path, step: int, rank: int) -> Path:
@@ -98,9 +130,29 @@ class ChainCheckpoint(Callback):
         return sorted(found, key=lambda p: p.stat().st_mtime_ns)
 
 
+def place_of(path: Path, checkpoint: Mapping[str, Any]) -> tuple[Path, int]:
+    """Where the chains of a checkpoint are, and of how many processes; 0 where it does not say."""
+    states = checkpoint.get("callbacks")
+    state = states.get(ChainCheckpoint.__qualname__) if isinstance(states, dict) else None
+    state = state if isinstance(state, dict) else {}
+    name, processes = state.get("folder", "chains"), state.get("processes", 0)
+    return path.parent / Path(str(name)).name, processes if isinstance(processes, int) else 0
+
+
+def has_chains(path: Path, checkpoint: Mapping[str, Any]) -> bool:
+    """Whether all persistent chains that belong to a checkpoint are there and whole."""
+    folder, processes = place_of(path, checkpoint)
+    step = checkpoint["global_step"]
+    files = [folder / f"step={step}-rank={rank}.pt" for rank in range(processes)]
+    return all(file.is_file() and is_zipfile(file) for file in files)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         chains: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path} is damaged: remove it to start the chains afresh") from error
+        raise DataError(
+            f"{path} is damaged: resume from another checkpoint, or remove the folder "
+            f"{path.parent} to start the chains afresh"
+        ) from error
     return chains

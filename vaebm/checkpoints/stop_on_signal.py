@@ -2,10 +2,12 @@
 
 import signal
 import threading
+from itertools import chain, count
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
@@ -16,10 +18,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else (s
 class StopOnSignal(Checkpoint):
     """Ends a training at SIGTERM or SIGUSR1 with a checkpoint, after the step that is running.
 
-    The checkpoint is ``last.ckpt`` in the folder of the first ModelCheckpoint, with the chains of
-    every process beside it. One process that got the signal stops all of them at the same step.
-    The exit code is 128 plus the signal's number, 143 or 138. Under SLURM's automatic requeueing
-    Lightning handles both signals, and this callback leaves them alone.
+    The checkpoint is the last one of the first ModelCheckpoint, with the chains of every process
+    beside it. One process that got the signal stops all of them at the same step, with the same
+    exit code: 128 plus the signal's number, 143 or 138. A validation that is running is finished
+    first. Under SLURM's automatic requeueing Lightning handles both signals, and this callback
+    leaves them alone.
 
     It is a `Checkpoint` to come after weight averaging, as those do.
     """
@@ -46,16 +49,17 @@ class StopOnSignal(Checkpoint):
         if trainer.global_step == self._step:
             return  # gradients that are still being accumulated would be lost
         self._step = trainer.global_step
-        if not trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
+        received = torch.tensor(self.received, device=pl_module.device)
+        number = int(trainer.strategy.reduce(received, reduce_op="max"))
+        if not number:
             return
         path = last_path(trainer)
         trainer.save_checkpoint(path, weights_only=False)
-        name = signal.Signals(self.received).name if self.received else "another process"
         rank_zero_info(
-            f"{name} ends this training at step {trainer.global_step}; it goes on with "
-            f"--ckpt_path {path}"
+            f"{signal.Signals(number).name} ends this training at step {trainer.global_step}; "
+            f"it goes on with --ckpt_path {path}"
         )
-        raise SystemExit(128 + (self.received or signal.SIGTERM))
+        raise SystemExit(128 + number)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -84,12 +88,17 @@ def requeues() -> bool:
 
 
 def last_path(trainer: Trainer) -> Path:
-    """Where the last checkpoint of a training is."""
+    """Where the last checkpoint of a training is, or where one is due that replaces no other's."""
     saver = trainer.checkpoint_callback
-    folder = saver.dirpath if isinstance(saver, ModelCheckpoint) else None
-    return Path(folder or trainer.default_root_dir) / "last.ckpt"
+    if isinstance(saver, ModelCheckpoint) and saver.last_model_path:
+        return Path(saver.last_model_path)
+    folder = Path(getattr(saver, "dirpath", None) or trainer.default_root_dir)
+    resumed = Path(trainer.ckpt_path).absolute() if trainer.ckpt_path else None
+    names = chain(["last.ckpt"], (f"last-v{number}.ckpt" for number in count(1)))
+    return next(p for p in map(folder.joinpath, names) if not p.exists() or p.absolute() == resumed)
 
 
 def newest(folder: Path) -> Path | None:
     """The checkpoint of a folder that was written last."""
-    return max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    found = (path for path in folder.glob("*.ckpt") if path.is_file())
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
