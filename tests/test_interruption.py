@@ -73,13 +73,24 @@ def assert_same_end(first: Path, second: Path) -> None:
         assert same_weights(ends[0][key], ends[1][key])
 
 
-def interrupted(folder: Path, number: signal.Signals, *options: str) -> tuple[int, str]:
-    """Start a training of 400 steps, end it by a signal: its exit code and what it printed."""
+def interrupted(
+    folder: Path, number: signal.Signals, *options: str, child: bool = False
+) -> tuple[int, str]:
+    """Start a training of 400 steps, end it by a signal: its exit code and what it printed.
+
+    With `child`, the process that it started gets the signal.
+    """
     process = start(folder, 400, *options)
     while not checkpoints(folder):
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(number)
+    if child:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        commands = {n: Path(f"/proc/{n}/cmdline").read_text() for n in children}
+        (pid,) = (n for n, command in commands.items() if "fit" in command)
+        os.kill(int(pid), number)
+    else:
+        process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert "Traceback" not in output
     assert end_of(folder)["global_step"] < 400
@@ -101,12 +112,15 @@ def test_a_signal_saves_and_the_training_goes_on_as_if_nothing_had_been(
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("child", [False, True])
+def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(
+    tmp_path: Path, child: bool
+) -> None:
     both = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert start(whole, 400, *both).wait(120) == 0
-    code, output = interrupted(parts, signal.SIGTERM, *both)
-    assert code == 143, output
+    code, output = interrupted(parts, signal.SIGUSR1, *both, child=child)
+    assert code == 138, output
     step = end_of(parts)["global_step"]
     chains = {path.name for path in parts.rglob(f"step={step}-rank=*.pt")}
     assert chains == {f"step={step}-rank={rank}.pt" for rank in (0, 1)}

@@ -1,12 +1,15 @@
 """LightningCLI with configs by name, settings from checkpoints and one-line errors."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch.cli as lightning_cli
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -246,6 +249,27 @@ class SaveConfig(lightning_cli.SaveConfigCallback):
         log_config(trainer, path)
 
 
+@contextmanager
+def parting() -> Iterator[None]:
+    """Part from the other processes before the interpreter ends.
+
+    Lightning does so with NCCL. Threads of gloo that are still alive then end one run in ten with
+    SIGABRT, after all its work. After an error others may be waiting: then it is left to the end.
+    """
+    try:
+        yield
+    except SystemExit:
+        part()
+        raise
+    part()
+
+
+def part() -> None:
+    """Leave the group of processes, if there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def run(args: list[str], cli: type[VAEBMCLI] = VAEBMCLI) -> None:
     """Run one subcommand.
 
@@ -258,14 +282,15 @@ def run(args: list[str], cli: type[VAEBMCLI] = VAEBMCLI) -> None:
     """
     for registry in (samplers, spaces, models, datamodules):
         registry.load_plugins()
-    cli(
-        trainer_class=VAEBMTrainer,
-        trainer_defaults={"callbacks": [MetricsFile(), PredictionsFile()]},
-        save_config_callback=SaveConfig,
-        save_config_kwargs={"save_to_log_dir": False},
-        seed_everything_default=0,
-        parser_class=Parser,
-        parser_kwargs={"prog": "vaebm", "description": "Train, sample and evaluate VAEBM."},
-        auto_configure_optimizers=False,
-        args=args,
-    )
+    with parting():
+        cli(
+            trainer_class=VAEBMTrainer,
+            trainer_defaults={"callbacks": [MetricsFile(), PredictionsFile()]},
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"prog": "vaebm", "description": "Train, sample and evaluate VAEBM."},
+            auto_configure_optimizers=False,
+            args=args,
+        )
