@@ -120,10 +120,9 @@ def test_offset_penalty_leaves_the_gradient_of_the_gap() -> None:
 
 
 def mean_energy_after_training(folder: Path, offset_weight: float) -> float:
-    """Of data and samples, after a training of 60 steps."""
-    torch.manual_seed(0)
-    stage, data = ebm_stage(offset_weight=offset_weight), toy_data()
-    small_trainer(folder, max_steps=60).fit(stage, data)
+    """Of data and samples, after a training of 80 fast steps."""
+    stage, data = ebm_stage(offset_weight=offset_weight, lr=5e-2), toy_data()
+    small_trainer(folder, max_steps=80).fit(stage, data)
     with torch.no_grad():
         x_model = stage.sample(100, generator=generator_for(0))
         energies = [stage.energy(x).mean() for x in (data.parts.test[:][0], x_model)]
@@ -132,8 +131,8 @@ def mean_energy_after_training(folder: Path, offset_weight: float) -> float:
 
 def test_offset_penalty_holds_the_constant_of_the_energy(tmp_path: Path) -> None:
     free, held = (mean_energy_after_training(tmp_path, weight) for weight in (0.0, 1.0))
-    assert abs(free) > 0.5
-    assert abs(held) < abs(free) / 3
+    assert abs(free) > 5
+    assert abs(held) < abs(free) / 5
 
 
 @pytest.mark.parametrize(

@@ -190,25 +190,26 @@ class VAEBMCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Say what is missing before Lightning does."""
         config: Namespace = self.config[self.subcommand]
-        if (
-            self.subcommand == "fit"
-            and self.checkpoint
-            and "optimizer_states" not in self.checkpoint
-        ):
-            raise UsageError(
-                "--ckpt_path is a checkpoint of weights alone, as `vaebm convert` writes it: no "
-                "training can be resumed from it, but --model.vae_checkpoint takes it for stage 2"
-            )
         if self.subcommand == "fit" and self.checkpoint:
-            step, steps = self.checkpoint["global_step"], config.trainer.max_steps
-            if 0 <= steps <= step:
-                rank_zero_info(f"nothing is left to do: of {steps} steps {step} are done")
-                print(f"checkpoint: {config.ckpt_path}")
-                raise SystemExit(0)
+            self._check_resumption(config, self.checkpoint)
         if self.subcommand not in ("fit", "benchmark") and config.get("ckpt_path") is None:
             raise UsageError(f"vaebm {self.subcommand} needs --ckpt_path PATH of a checkpoint")
         if self.subcommand not in ("sample", "benchmark") and config.get("data") is None:
             raise UsageError(f"vaebm {self.subcommand} needs data: --config NAME, or --data CLASS")
+
+    @staticmethod
+    def _check_resumption(config: Namespace, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that cannot be gone on from; end where nothing is left to do."""
+        if "optimizer_states" not in checkpoint:
+            raise UsageError(
+                "--ckpt_path is a checkpoint of weights alone, as `vaebm convert` writes it: no "
+                "training can be resumed from it, but --model.vae_checkpoint takes it for stage 2"
+            )
+        step, steps = checkpoint["global_step"], config.trainer.max_steps
+        if 0 <= steps <= step:
+            rank_zero_info(f"nothing is left to do: of {steps} steps {step} are done")
+            print(f"checkpoint: {config.ckpt_path}")
+            raise SystemExit(0)
 
     def before_fit(self) -> None:
         """Keep the figures of an earlier part of the run, which Lightning would remove."""
@@ -253,7 +254,7 @@ class SaveConfig(lightning_cli.SaveConfigCallback):
 def parting() -> Iterator[None]:
     """Part from the other processes before the interpreter ends.
 
-    Lightning does so with NCCL. Threads of gloo that are still alive then end one run in ten with
+    Lightning does so with NCCL. Threads of gloo that are still alive then end some runs with
     SIGABRT, after all its work. After an error others may be waiting: then it is left to the end.
     """
     try:
