@@ -49,8 +49,10 @@ class StopOnSignal(Checkpoint):
         if trainer.global_step == self._step:
             return  # gradients that are still being accumulated would be lost
         self._step = trainer.global_step
-        received = torch.tensor(self.received, device=pl_module.device)
-        number = int(trainer.strategy.reduce(received, reduce_op="max"))
+        number = self.received
+        if trainer.world_size > 1:  # one process alone need not wait for its GPU
+            received = torch.tensor(number, device=pl_module.device)
+            number = int(trainer.strategy.reduce(received, reduce_op="max"))
         if not number:
             return
         path = last_path(trainer)
