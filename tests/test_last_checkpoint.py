@@ -213,7 +213,7 @@ def test_figures_of_an_earlier_part_of_a_run_are_kept(tmp_path: Path, capsys: Ca
     for steps in (4, 8):
         assert stage_1(capsys, tmp_path, *version, steps=steps).code == 0
     (folder,) = tmp_path.glob("runs/*/version_0")
-    rows = [(folder / name).read_text().splitlines() for name in ("metrics-1.csv", "metrics.csv")]
+    rows = [(folder / name).read_text().splitlines() for name in ("metrics-v1.csv", "metrics.csv")]
     assert [len(lines) for lines in rows] == [5, 5]
 
 

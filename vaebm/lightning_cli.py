@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +25,7 @@ from vaebm.datamodules import datamodules
 from vaebm.ebm_stage import EBMStage
 from vaebm.errors import UsageError, cause_of
 from vaebm.models import models
+from vaebm.outputs import free_path
 from vaebm.registry import unknown_name
 from vaebm.samplers import samplers
 from vaebm.spaces import spaces
@@ -217,8 +217,7 @@ class VAEBMCLI(LightningCLI):
             if isinstance(logger, CSVLogger):
                 figures = Path(logger.log_dir, "metrics.csv")
                 if figures.exists():
-                    names = (figures.with_name(f"metrics-{number}.csv") for number in count(1))
-                    figures.rename(next(path for path in names if not path.exists()))
+                    figures.rename(free_path(figures))
 
     def after_fit(self) -> None:
         """Tell where the result is."""

@@ -1,6 +1,7 @@
-"""Refuses places that cannot be written to before any work is done."""
+"""Places to write to: refused before any work is done, or found beside what is there."""
 
 import os
+from itertools import count
 from pathlib import Path
 
 from vaebm.errors import UsageError
@@ -38,3 +39,18 @@ def check_file(output: Path, *, replace: bool) -> None:
     if output.exists() and not replace:
         raise UsageError(f"--output {output} is there already; remove it or choose another name")
     check_folder(output.absolute().parent)
+
+
+def free_path(path: Path, own: Path | None = None) -> Path:
+    """A path, or if it is taken, the first free one of ``NAME-v1``, ``NAME-v2`` and so on.
+
+    Args:
+        path: The path.
+        own: One that may be replaced.
+    """
+    own = own.absolute() if own else None
+    numbered = (path.with_name(f"{path.stem}-v{number}{path.suffix}") for number in count(1))
+    candidate = path
+    while candidate.exists() and candidate.absolute() != own:
+        candidate = next(numbered)
+    return candidate

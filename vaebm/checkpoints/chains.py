@@ -2,7 +2,6 @@
 
 import pickle
 from collections.abc import Mapping
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -14,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from vaebm.checkpoints.atomic import write_atomically
 from vaebm.errors import DataError, UsageError
+from vaebm.outputs import free_path
 from vaebm.samplers.replay import ReplayBuffer
 
 
@@ -115,10 +115,7 @@ class ChainCheckpoint(Callback):
         """A folder beside the checkpoints that holds no other training's chains."""
         saver = trainer.checkpoint_callback
         folder = Path(getattr(saver, "dirpath", None) or trainer.default_root_dir)
-        names = chain(["chains"], (f"chains-v{number}" for number in count(1)))
-        own = self._resumed.absolute() if self._resumed else None
-        found = map(folder.joinpath, names)
-        return next(path for path in found if not path.exists() or path.absolute() == own)
+        return free_path(folder / "chains", self._resumed)
 
     @staticmethod
     def _file(folder: Path, step: int, rank: int) -> Path:

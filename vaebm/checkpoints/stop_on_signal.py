@@ -2,7 +2,6 @@
 
 import signal
 import threading
-from itertools import chain, count
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -11,6 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
+
+from vaebm.outputs import free_path
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else (signal.SIGTERM,)
 
@@ -95,9 +96,7 @@ def last_path(trainer: Trainer) -> Path:
     if isinstance(saver, ModelCheckpoint) and saver.last_model_path:
         return Path(saver.last_model_path)
     folder = Path(getattr(saver, "dirpath", None) or trainer.default_root_dir)
-    resumed = Path(trainer.ckpt_path).absolute() if trainer.ckpt_path else None
-    names = chain(["last.ckpt"], (f"last-v{number}.ckpt" for number in count(1)))
-    return next(p for p in map(folder.joinpath, names) if not p.exists() or p.absolute() == resumed)
+    return free_path(folder / "last.ckpt", Path(trainer.ckpt_path) if trainer.ckpt_path else None)
 
 
 def newest(folder: Path) -> Path | None:
